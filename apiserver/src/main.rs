@@ -1,0 +1,2 @@
+//! The binary `outrigger`.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Objects of many etcds under one order.
