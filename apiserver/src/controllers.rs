@@ -1,0 +1,1 @@
+//! What runs beside the requests, each on a `kube::Client`.

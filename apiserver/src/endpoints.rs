@@ -1,0 +1,1 @@
+//! The HTTP edge of each verb: it reads, asks the registry once, and answers.

@@ -1,0 +1,1 @@
+//! Metrics in Prometheus text, under kube-apiserver's names.

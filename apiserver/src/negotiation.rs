@@ -1,0 +1,1 @@
+//! Accept and Content-Type → media type and transform. Pure.

@@ -1,0 +1,1 @@
+//! What each verb means for any object. No HTTP here.

@@ -1,0 +1,1 @@
+//! What tests of the store need: `backend_suite!`, `FaultyBackend`, seeded helpers.
