@@ -1,1 +1,3 @@
 //! What each verb means for any object. No HTTP here.
+
+pub mod names;

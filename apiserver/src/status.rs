@@ -87,14 +87,24 @@ impl ApiError {
     /// An error with this code, reason and message, without details.
     #[must_use]
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason: reason.into(), message: message.into(), details: None, continue_token: None }
+        Self {
+            code,
+            reason: reason.into(),
+            message: message.into(),
+            details: None,
+            continue_token: None,
+        }
     }
 
     /// The same about this object.
     #[must_use]
     pub fn about(mut self, resource: GroupResource<'_>, name: &str) -> Self {
         let details = self.details.get_or_insert_default();
-        (details.group, details.kind, details.name) = (resource.group.to_owned(), resource.resource.to_owned(), name.to_owned());
+        (details.group, details.kind, details.name) = (
+            resource.group.to_owned(),
+            resource.resource.to_owned(),
+            name.to_owned(),
+        );
         self
     }
 
@@ -121,19 +131,33 @@ impl ApiError {
     /// 409 for a create.
     #[must_use]
     pub fn already_exists(resource: GroupResource<'_>, name: &str) -> Self {
-        Self::new(409, "AlreadyExists", format!("{resource} {name:?} already exists")).about(resource, name)
+        Self::new(
+            409,
+            "AlreadyExists",
+            format!("{resource} {name:?} already exists"),
+        )
+        .about(resource, name)
     }
 
     /// 409 for an update or delete.
     #[must_use]
     pub fn conflict(resource: GroupResource<'_>, name: &str, cause: &str) -> Self {
-        Self::new(409, "Conflict", format!("Operation cannot be fulfilled on {resource} {name:?}: {cause}")).about(resource, name)
+        Self::new(
+            409,
+            "Conflict",
+            format!("Operation cannot be fulfilled on {resource} {name:?}: {cause}"),
+        )
+        .about(resource, name)
     }
 
     /// The conflict of optimistic locking.
     #[must_use]
     pub fn modified(resource: GroupResource<'_>, name: &str) -> Self {
-        Self::conflict(resource, name, "the object has been modified; please apply your changes to the latest version and try again")
+        Self::conflict(
+            resource,
+            name,
+            "the object has been modified; please apply your changes to the latest version and try again",
+        )
     }
 
     /// 400.
@@ -155,20 +179,38 @@ impl ApiError {
     /// 422 with causes. `kind` is a Kind here (`Application.paas.example.com "x" is invalid: …`), as upstream.
     #[must_use]
     pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<StatusCause>) -> Self {
-        let text = |c: &StatusCause| if c.field.is_empty() { c.message.clone() } else { format!("{}: {}", c.field, c.message) };
+        let text = |c: &StatusCause| {
+            if c.field.is_empty() {
+                c.message.clone()
+            } else {
+                format!("{}: {}", c.field, c.message)
+            }
+        };
         let texts: Vec<String> = causes.iter().map(text).collect();
         let texts = match &texts[..] {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
-        let qualified = GroupResource { group, resource: kind };
-        Self::new(422, "Invalid", format!("{qualified} {name:?} is invalid: {texts}")).about(qualified, name).causes(causes)
+        let qualified = GroupResource {
+            group,
+            resource: kind,
+        };
+        Self::new(
+            422,
+            "Invalid",
+            format!("{qualified} {name:?} is invalid: {texts}"),
+        )
+        .about(qualified, name)
+        .causes(causes)
     }
 
     /// 405.
     #[must_use]
     pub fn method_not_allowed(resource: GroupResource<'_>, action: &str) -> Self {
-        let message = format!("{action} is not supported on resources of kind {:?}", resource.to_string());
+        let message = format!(
+            "{action} is not supported on resources of kind {:?}",
+            resource.to_string()
+        );
         Self::new(405, "MethodNotAllowed", message).about(resource, "")
     }
 
@@ -176,14 +218,24 @@ impl ApiError {
     #[must_use]
     pub fn unsupported_media_type(accepted: &[&str]) -> Self {
         let list = accepted.join(", ");
-        Self::new(415, "UnsupportedMediaType", format!("the body of the request was in an unknown format - accepted media types include: {list}"))
+        Self::new(
+            415,
+            "UnsupportedMediaType",
+            format!(
+                "the body of the request was in an unknown format - accepted media types include: {list}"
+            ),
+        )
     }
 
     /// 406.
     #[must_use]
     pub fn not_acceptable(accepted: &[&str]) -> Self {
         let list = accepted.join(", ");
-        Self::new(406, "NotAcceptable", format!("only the following media types are accepted: {list}"))
+        Self::new(
+            406,
+            "NotAcceptable",
+            format!("only the following media types are accepted: {list}"),
+        )
     }
 
     /// 413.
@@ -219,7 +271,11 @@ impl ApiError {
     /// 500.
     #[must_use]
     pub fn internal(message: impl std::fmt::Display) -> Self {
-        Self::new(500, "InternalError", format!("Internal error occurred: {message}"))
+        Self::new(
+            500,
+            "InternalError",
+            format!("Internal error occurred: {message}"),
+        )
     }
 
     /// An error of the store, met while working on this object (an empty name for a collection).
@@ -234,7 +290,11 @@ impl ApiError {
             E::Conflict(_) => Self::modified(resource, name),
             E::Expired { .. } => Self::expired(error.to_string()),
             E::ResourceVersionTooLarge { .. } => {
-                let cause = StatusCause { reason: "ResourceVersionTooLarge".into(), message: "Too large resource version".to_owned(), field: String::new() };
+                let cause = StatusCause {
+                    reason: "ResourceVersionTooLarge".into(),
+                    message: "Too large resource version".to_owned(),
+                    field: String::new(),
+                };
                 Self::timeout(error.to_string(), 1).causes(vec![cause])
             }
             E::InvalidContinue(_) => Self::bad_request(error.to_string()),
@@ -243,7 +303,9 @@ impl ApiError {
                 Self::service_unavailable(error.to_string(), RETRY_AFTER_SECONDS).about(resource, name)
             }
             E::Full { .. } => Self::new(507, "InsufficientStorage", error.to_string()).about(resource, name),
-            E::UnknownOutcome { .. } | E::Deadline(_) => Self::timeout(error.to_string(), 1).about(resource, name),
+            E::UnknownOutcome { .. } | E::Deadline(_) => {
+                Self::timeout(error.to_string(), 1).about(resource, name)
+            }
             E::Busy(_) => Self::too_many_requests(error.to_string(), 1),
             E::Corrupt { .. } | E::Internal(_) => Self::internal(error),
         }

@@ -115,7 +115,10 @@ impl ResourceDefinition {
     /// Group and plural, as errors name them.
     #[must_use]
     pub fn group_resource(&self) -> crate::status::GroupResource<'_> {
-        crate::status::GroupResource { group: &self.group, resource: &self.plural }
+        crate::status::GroupResource {
+            group: &self.group,
+            resource: &self.plural,
+        }
     }
 
     /// Group and plural, as storage names them. Both forms of Event are one resource.
