@@ -31,6 +31,8 @@ pub mod backend;
 
 pub mod federated;
 
+pub mod metrics;
+
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -38,6 +40,7 @@ pub use error::Error;
 pub use event::{EventKind, ObjectEvent, WatchEvent};
 pub use federated::FederatedStore;
 pub use key::{Key, Resource};
+pub use metrics::{BackendMetrics, StoreMetrics};
 pub use object::{Object, SealedObject};
 pub use resource_version::{Epoch, ResourceVersion, Slot};
 pub use selection_predicate::SelectionPredicate;
