@@ -3,9 +3,14 @@
 //! Constructors are named after those of Kubernetes' `apimachinery/pkg/api/errors`, with its messages: clients and
 //! people parse them. Nothing here knows how an error came about.
 
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, StatusCode};
 use outrigger_storage as storage;
 use serde::Serialize;
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// An API error: a `Status` with `status: Failure`, and what its HTTP response carries besides.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +27,11 @@ pub struct ApiError {
     /// `metadata.continue` of an expired list: an inconsistent continuation.
     pub continue_token: Option<String>,
 }
+
+/// The error behind a response, in the response's extensions: so that the log can name it, and so that the serializer can
+/// write it in another encoding than JSON.
+#[derive(Debug, Clone)]
+pub struct ErrorBehind(pub Arc<ApiError>);
 
 /// `StatusDetails`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -166,10 +176,17 @@ impl ApiError {
         Self::new(400, "BadRequest", message)
     }
 
+    /// 401.
+    #[must_use]
+    pub fn unauthorized() -> Self {
+        Self::new(401, "Unauthorized", "Unauthorized")
+    }
+
     /// 403. `user` and the rest as in kube-apiserver's message are put together by authorization.
     #[must_use]
     pub fn forbidden(resource: GroupResource<'_>, name: &str, cause: &str) -> Self {
         let message = match name {
+            _ if resource.resource.is_empty() => format!("forbidden: {cause}"),
             "" => format!("{resource} is forbidden: {cause}"),
             _ => format!("{resource} {name:?} is forbidden: {cause}"),
         };
@@ -241,6 +258,7 @@ impl ApiError {
     /// 413.
     #[must_use]
     pub fn request_entity_too_large(message: impl Into<String>) -> Self {
+        let message = format!("Request entity too large: {}", message.into());
         Self::new(413, "RequestEntityTooLarge", message)
     }
 
@@ -265,17 +283,18 @@ impl ApiError {
     /// 504 Timeout.
     #[must_use]
     pub fn timeout(message: impl Into<String>, seconds: u32) -> Self {
-        Self::new(504, "Timeout", message).retry_after(seconds)
+        Self::new(504, "Timeout", format!("Timeout: {}", message.into())).retry_after(seconds)
     }
 
     /// 500.
     #[must_use]
     pub fn internal(message: impl std::fmt::Display) -> Self {
-        Self::new(
-            500,
-            "InternalError",
-            format!("Internal error occurred: {message}"),
-        )
+        let cause = StatusCause {
+            message: message.to_string(),
+            ..StatusCause::default()
+        };
+        let message = format!("Internal error occurred: {message}");
+        Self::new(500, "InternalError", message).causes(vec![cause])
     }
 
     /// An error of the store, met while working on this object (an empty name for a collection).
@@ -311,6 +330,23 @@ impl ApiError {
         }
     }
 
+    /// Code, Retry-After and nosniff of the response that carries this error, whatever its encoding.
+    pub fn write_head(&self, response: &mut Response) {
+        *response.status_mut() = StatusCode::from_u16(self.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let seconds = self
+            .details
+            .as_ref()
+            .map_or(0, |details| details.retry_after_seconds);
+        if seconds > 0 {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        if self.code == 403 {
+            response
+                .headers_mut()
+                .insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        }
+    }
+
     /// The `Status` object.
     #[must_use]
     pub fn to_status(&self) -> serde_json::Value {
@@ -326,5 +362,103 @@ impl ApiError {
             status["details"] = serde_json::to_value(details).unwrap_or_default();
         }
         status
+    }
+}
+
+impl IntoResponse for ApiError {
+    /// The `Status` as JSON. Where the client wants another encoding, the serializer writes it anew.
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.to_status().to_string()));
+        self.write_head(&mut response);
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.extensions_mut().insert(ErrorBehind(Arc::new(self)));
+        response
+    }
+}
+
+/// The answer to a path that nobody serves: text, as upstream.
+#[must_use]
+pub fn page_not_found() -> Response {
+    plain_text(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+/// A text for people, that no browser shall take for something else.
+#[must_use]
+pub fn plain_text(code: StatusCode, text: impl Into<Body>) -> Response {
+    let mut response = Response::new(text.into());
+    *response.status_mut() = code;
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    #[tokio::test]
+    async fn an_error_is_a_status_with_its_headers() {
+        let pods = GroupResource {
+            group: "",
+            resource: "pods",
+        };
+        let response = ApiError::service_unavailable("cluster \"b\" cannot be reached", 5)
+            .about(pods, "x")
+            .into_response();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["retry-after"], "5");
+        assert_eq!(response.headers()["content-type"], "application/json");
+        assert!(response.extensions().get::<ErrorBehind>().is_some());
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        let status: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(
+            status,
+            serde_json::json!({
+                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                "message": "cluster \"b\" cannot be reached", "reason": "ServiceUnavailable", "code": 503,
+                "details": {"name": "x", "kind": "pods", "retryAfterSeconds": 5},
+            })
+        );
+    }
+
+    #[test]
+    fn messages_are_those_of_kubernetes() {
+        let apps = GroupResource {
+            group: "a.example",
+            resource: "apps",
+        };
+        let nothing = GroupResource {
+            group: "",
+            resource: "",
+        };
+        let check = |error: ApiError, code: u16, message: &str| {
+            assert_eq!((error.code, error.message.as_str()), (code, message));
+        };
+        check(
+            ApiError::not_found(apps, "x"),
+            404,
+            "apps.a.example \"x\" not found",
+        );
+        check(ApiError::unauthorized(), 401, "Unauthorized");
+        check(ApiError::forbidden(nothing, "", "no"), 403, "forbidden: no");
+        check(
+            ApiError::forbidden(apps, "", "no"),
+            403,
+            "apps.a.example is forbidden: no",
+        );
+        check(
+            ApiError::forbidden(apps, "x", "no"),
+            403,
+            "apps.a.example \"x\" is forbidden: no",
+        );
+        check(ApiError::timeout("too late", 1), 504, "Timeout: too late");
+        check(ApiError::internal("oh"), 500, "Internal error occurred: oh");
     }
 }
