@@ -33,6 +33,8 @@ pub mod federated;
 
 pub mod metrics;
 
+pub mod placement;
+
 #[cfg(feature = "testing")]
 pub mod testing;
 

@@ -1,6 +1,9 @@
-//! Syntax of names, labels and keys, with Kubernetes' own words for what is wrong. Pure; knows no object.
+//! Syntax of names, labels and keys, with Kubernetes' own words for what is wrong, and the names that the
+//! server makes up. Pure; knows no object; randomness comes in.
 //!
 //! Each function returns the complaints about a value; none means that it is well formed.
+
+use rand::Rng;
 
 /// Length of a DNS label, in bytes.
 const DNS_LABEL_BYTES_MAX: usize = 63;
@@ -133,6 +136,49 @@ pub fn is_path_segment(value: &str) -> Vec<String> {
         .collect()
 }
 
+/// The longest generated name, in bytes: that of a DNS label.
+const GENERATED_BYTES_MAX: usize = 63;
+/// How many random characters a generated name ends with.
+const RANDOM_CHARACTERS: usize = 5;
+/// How many names are tried before a create with `generateName` gives up.
+pub(crate) const GENERATE_TRIES_MAX: usize = 8;
+/// No vowels, so that no words appear.
+const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+
+/// `base` cut to 58 bytes, and five random characters.
+pub(crate) fn generate(base: &str, rng: &mut impl Rng) -> String {
+    let end = base.floor_char_boundary(GENERATED_BYTES_MAX - RANDOM_CHARACTERS);
+    let random = (0..RANDOM_CHARACTERS).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]));
+    base[..end].chars().chain(random).collect()
+}
+
+/// The rule for most objects' names; `prefix` says that the name is the beginning of one to be generated.
+pub(crate) fn dns_subdomain(name: &str, prefix: bool) -> Vec<String> {
+    if prefix {
+        is_dns1123_subdomain(&with_suffix(name))
+    } else {
+        is_dns1123_subdomain(name)
+    }
+}
+
+/// The rule for namespaces' names.
+pub(crate) fn dns_label(name: &str, prefix: bool) -> Vec<String> {
+    if prefix {
+        is_dns1123_label(&with_suffix(name))
+    } else {
+        is_dns1123_label(name)
+    }
+}
+
+/// A prefix as it looks once something follows it: a dash at its end is fine.
+fn with_suffix(prefix: &str) -> String {
+    if prefix.len() > 1 && prefix.ends_with('-') {
+        format!("{prefix}a")
+    } else {
+        prefix.to_owned()
+    }
+}
+
 fn too_long(value: &str, bytes_max: usize) -> Vec<String> {
     if value.len() > bytes_max {
         vec![format!("must be no more than {bytes_max} bytes")]
@@ -211,5 +257,17 @@ mod tests {
     #[test]
     fn dots_in_a_label_have_their_own_complaint() {
         assert_eq!(is_dns1123_label("a.b"), ["must not contain dots"]);
+    }
+
+    #[test]
+    fn generated_names_are_cut_and_end_in_five_characters() {
+        let mut rng: rand::rngs::StdRng = rand::SeedableRng::seed_from_u64(1);
+        let name = generate(&"a".repeat(70), &mut rng);
+        assert_eq!(name.len(), 63);
+        assert!(name.bytes().skip(58).all(|b| ALPHABET.contains(&b)));
+        let name = generate(&format!("{}é", "a".repeat(57)), &mut rng);
+        assert_eq!(name.len(), 62, "never cut inside a character");
+        assert!(generate("web-", &mut rng).starts_with("web-"));
+        assert!(dns_subdomain("web-", true).is_empty() && !dns_subdomain("web.", true).is_empty());
     }
 }

@@ -1,0 +1,224 @@
+//! What a patch makes of an object: JSON patch and merge patch, on values. Strategic merge is `serializer`'s.
+//!
+//! Pure. It knows the limits that keep a small patch from making a huge object, and nothing of what may be changed.
+
+use crate::negotiation::PatchType;
+use crate::resources::field;
+use crate::status::{ApiError, StatusDetails};
+use json_patch::{PatchOperation, jsonptr::Pointer};
+use serde_json::{Map, Value};
+
+/// Operations in one JSON patch.
+const JSON_PATCH_OPERATIONS_MAX: usize = 10_000;
+/// What all `copy` operations of one JSON patch may add, in bytes: as much as a request may hold.
+const JSON_PATCH_COPY_BYTES_MAX: usize = crate::request::body::REQUEST_BODY_BYTES_MAX;
+
+/// A patch that is well formed.
+#[derive(Debug, Clone)]
+pub enum Patch {
+    /// RFC 6902.
+    Json(Vec<PatchOperation>),
+    /// RFC 7386.
+    Merge(Map<String, Value>),
+    /// Kubernetes' own, for built-in kinds.
+    StrategicMerge(Map<String, Value>),
+}
+
+impl Patch {
+    /// Reads a patch.
+    ///
+    /// # Errors
+    /// 400 for what is malformed, 413 for too many operations, 415 for server-side apply.
+    pub fn parse(patch_type: PatchType, body: Value) -> Result<Self, ApiError> {
+        let object = |body: Value| match body {
+            Value::Object(map) => Ok(map),
+            other => {
+                let kind = match other {
+                    Value::Array(_) => "array",
+                    Value::String(_) => "string",
+                    Value::Number(_) => "number",
+                    Value::Bool(_) => "bool",
+                    _ => "null",
+                };
+                let text = format!(
+                    "error decoding patch: json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"
+                );
+                Err(ApiError::bad_request(text))
+            }
+        };
+        match patch_type {
+            PatchType::Merge => Ok(Self::Merge(object(body)?)),
+            PatchType::StrategicMerge => Ok(Self::StrategicMerge(object(body)?)),
+            PatchType::Json => {
+                let count = body.as_array().map_or(0, Vec::len);
+                if count > JSON_PATCH_OPERATIONS_MAX {
+                    return Err(ApiError::request_entity_too_large(format!(
+                        "Request entity too large: The allowed maximum operations in a JSON patch is {JSON_PATCH_OPERATIONS_MAX}, got {count}"
+                    )));
+                }
+                let operations = serde_json::from_value(body);
+                Ok(Self::Json(operations.map_err(|e| {
+                    ApiError::bad_request(format!("error decoding patch: {e}"))
+                })?))
+            }
+            PatchType::Apply => Err(ApiError::unsupported_media_type(&[
+                PatchType::Json.as_str(),
+                PatchType::Merge.as_str(),
+            ])),
+        }
+    }
+
+    /// The object after a JSON patch or a merge patch.
+    ///
+    /// # Errors
+    /// 422 when the patch does not apply, or makes something that is no object.
+    pub fn apply(&self, object: &Map<String, Value>) -> Result<Map<String, Value>, ApiError> {
+        let mut value = Value::Object(object.clone());
+        match self {
+            Self::Json(operations) => apply_json(&mut value, operations)?,
+            Self::Merge(patch) | Self::StrategicMerge(patch) => merge(&mut value, patch),
+        }
+        match value {
+            Value::Object(map) => Ok(map),
+            other => {
+                let text = other.to_string();
+                let cause = field::invalid("patch", text, "the patch does not make an object");
+                Err(ApiError::invalid("", "", "", vec![cause]))
+            }
+        }
+    }
+}
+
+fn apply_json(value: &mut Value, operations: &[PatchOperation]) -> Result<(), ApiError> {
+    let mut copied = 0;
+    for operation in operations {
+        match operation {
+            // Numbers are compared by their value: 1 and 1.0 are the same.
+            PatchOperation::Test(test) => {
+                let found = test.path.resolve(&*value).map_err(|_| does_not_apply())?;
+                if !same(found, &test.value) {
+                    return Err(does_not_apply());
+                }
+            }
+            PatchOperation::Copy(copy) => {
+                let source: &Pointer = &copy.from;
+                copied += source
+                    .resolve(&*value)
+                    .map_err(|_| does_not_apply())?
+                    .to_string()
+                    .len();
+                if copied > JSON_PATCH_COPY_BYTES_MAX {
+                    return Err(does_not_apply());
+                }
+                json_patch::patch(value, std::slice::from_ref(operation)).map_err(|_| does_not_apply())?;
+            }
+            _ => json_patch::patch(value, std::slice::from_ref(operation)).map_err(|_| does_not_apply())?,
+        }
+    }
+    Ok(())
+}
+
+/// kube-apiserver says no more than this, whatever the reason.
+fn does_not_apply() -> ApiError {
+    let mut error = ApiError::new(
+        422,
+        "Invalid",
+        "the server rejected our request due to an error in our request",
+    );
+    error.details = Some(Box::new(StatusDetails::default()));
+    error
+}
+
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => a == b || (a.as_f64().is_some() && a.as_f64() == b.as_f64()),
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(k, v)| b.get(k).is_some_and(|w| same(v, w)))
+        }
+        (a, b) => a == b,
+    }
+}
+
+fn merge(value: &mut Value, patch: &Map<String, Value>) {
+    if !value.is_object() {
+        *value = Value::Object(Map::new());
+    }
+    let Value::Object(object) = value else { return };
+    for (key, change) in patch {
+        match change {
+            Value::Null => {
+                object.remove(key);
+            }
+            Value::Object(inner) => merge(object.entry(key.as_str()).or_insert(Value::Null), inner),
+            other => {
+                object.insert(key.clone(), other.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn check(patch_type: PatchType, patch: Value, expect: Result<Value, u16>) {
+        let Value::Object(object) = json!({"a": {"b": 1, "c": [1, 2, 3]}, "d": "x"}) else {
+            panic!("an object")
+        };
+        let got = Patch::parse(patch_type, patch.clone()).and_then(|p| p.apply(&object));
+        assert_eq!(got.map(Value::Object).map_err(|e| e.code), expect, "{patch}");
+    }
+
+    #[test]
+    fn merge_patches() {
+        let check = |patch, expect| check(PatchType::Merge, patch, expect);
+        check(
+            json!({"d": null, "e": {"f": null, "g": 1}}),
+            Ok(json!({"a": {"b": 1, "c": [1, 2, 3]}, "e": {"g": 1}})),
+        );
+        check(
+            json!({"a": {"c": []}}),
+            Ok(json!({"a": {"b": 1, "c": []}, "d": "x"})),
+        );
+        check(
+            json!({"a": 9007199254740993_i64, "d": {"e": 1}}),
+            Ok(json!({"a": 9007199254740993_i64, "d": {"e": 1}})),
+        );
+        check(json!([]), Err(400));
+        check(json!("x"), Err(400));
+    }
+
+    #[test]
+    fn json_patches() {
+        let check = |patch, expect| check(PatchType::Json, patch, expect);
+        check(
+            json!([{"op": "test", "path": "/a/b", "value": 1.0}, {"op": "remove", "path": "/a"}]),
+            Ok(json!({"d": "x"})),
+        );
+        check(
+            json!([{"op": "add", "path": "/a/c/-", "value": 4}, {"op": "move", "from": "/d", "path": "/a/b"}]),
+            Ok(json!({"a": {"b": "x", "c": [1, 2, 3, 4]}})),
+        );
+        check(json!([{"op": "test", "path": "/a/b", "value": 2}]), Err(422));
+        check(json!([{"op": "test", "path": "/x", "value": null}]), Err(422));
+        check(json!([{"op": "remove", "path": "/x"}]), Err(422));
+        check(json!([{"op": "replace", "path": "", "value": 1}]), Err(422));
+        check(json!([{"op": "frobnicate", "path": "/a"}]), Err(400));
+        check(json!({"op": "remove"}), Err(400));
+        let many = vec![json!({"op": "test", "path": "/d", "value": "x"}); JSON_PATCH_OPERATIONS_MAX + 1];
+        check(many.into(), Err(413));
+    }
+
+    #[test]
+    fn copies_do_not_make_an_object_huge() {
+        let doubling = |i: usize| json!({"op": "copy", "from": "/a", "path": format!("/a/copy{i}")});
+        let bomb: Vec<Value> = (0..24).map(doubling).collect();
+        let patch = Patch::parse(PatchType::Json, bomb.into());
+        let Value::Object(object) = json!({"a": {"b": "x".repeat(1000)}}) else {
+            panic!("an object")
+        };
+        assert_eq!(patch.and_then(|p| p.apply(&object)).map_err(|e| e.code), Err(422));
+    }
+}
