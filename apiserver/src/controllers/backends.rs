@@ -1,0 +1,203 @@
+//! The writer of `WorkloadCluster.status`: slot, version, sizes, how many namespaces live there, and the condition Ready.
+//! It only says what the store sees; it decides nothing.
+
+use super::namespaces::patch_params;
+use crate::resources::definition::OUTRIGGER_GROUP;
+use kube::api::{ApiResource, DynamicObject, Patch};
+use kube::{Api, Client};
+use outrigger_storage::FederatedStore;
+use outrigger_storage::federated::{ClusterStatus, WallClock};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tracing::{debug, info, warn};
+
+/// How often the store is asked.
+const EVERY: Duration = Duration::from_secs(5);
+/// A size that changed by less is not news, as a part of the size.
+const SIZE_STEP: u64 = 10;
+
+/// Keeps the status of every WorkloadCluster as the store sees it. Never ends.
+pub async fn run(client: Client, store: FederatedStore, wall_clock: WallClock) {
+    let clusters = Api::<DynamicObject>::all_with(client, &api_resource());
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for cluster in store.clusters() {
+            if let Err(error) = write(&clusters, &cluster, wall_clock()).await {
+                debug!(cluster = cluster.name, %error, "its status could not be written, trying again");
+            }
+        }
+    }
+}
+
+/// The kind WorkloadCluster.
+#[must_use]
+pub fn api_resource() -> ApiResource {
+    ApiResource {
+        group: OUTRIGGER_GROUP.to_owned(),
+        version: "v1alpha1".to_owned(),
+        api_version: format!("{OUTRIGGER_GROUP}/v1alpha1"),
+        kind: "WorkloadCluster".to_owned(),
+        plural: "workloadclusters".to_owned(),
+    }
+}
+
+async fn write(
+    clusters: &Api<DynamicObject>,
+    cluster: &ClusterStatus,
+    now_ms: u64,
+) -> Result<(), kube::Error> {
+    let Some(object) = clusters.get_opt(&cluster.name).await? else {
+        return Ok(());
+    };
+    let old = object.data.get("status").cloned().unwrap_or_default();
+    let generation = object.metadata.generation.unwrap_or_default();
+    let new = desired(&old, cluster, generation, now_ms);
+    if new == old {
+        return Ok(());
+    }
+    if ready(&old) != ready(&new) {
+        match &cluster.problem {
+            None => info!(cluster = cluster.name, "the cluster answers"),
+            Some(problem) => warn!(cluster = cluster.name, problem, "the cluster does not answer"),
+        }
+    }
+    clusters
+        .patch_status(
+            &cluster.name,
+            &patch_params(),
+            &Patch::Merge(json!({"status": new})),
+        )
+        .await?;
+    Ok(())
+}
+
+fn ready(status: &Value) -> Option<&Value> {
+    let conditions = status.get("conditions")?.as_array()?;
+    conditions
+        .iter()
+        .find(|c| c["type"] == "Ready")
+        .and_then(|c| c.get("status"))
+}
+
+/// The status after `old`. Sizes follow in steps, so that a busy backend does not rewrite the object all the time.
+fn desired(old: &Value, cluster: &ClusterStatus, generation: i64, now_ms: u64) -> Value {
+    let mut new = old.as_object().cloned().unwrap_or_default();
+    new.insert("slot".to_owned(), cluster.slot.0.into());
+    new.insert("namespaces".to_owned(), cluster.namespaces.into());
+    new.insert("observedGeneration".to_owned(), generation.into());
+    if !cluster.status.version.is_empty() {
+        new.insert("version".to_owned(), cluster.status.version.clone().into());
+    }
+    let sizes = [
+        ("databaseBytes", cluster.status.db_size),
+        ("quotaBytes", cluster.status.quota),
+    ];
+    for (field, size) in sizes.into_iter().filter(|(_, size)| *size > 0) {
+        let before = old.get(field).and_then(Value::as_u64).unwrap_or_default();
+        if before.abs_diff(size) > before / SIZE_STEP {
+            new.insert(field.to_owned(), size.into());
+        }
+    }
+    let (status, reason, message) = match (cluster.reachable, &cluster.problem) {
+        (true, _) => (
+            "True",
+            "Answers",
+            "The backend answers and its log is followed.".to_owned(),
+        ),
+        (false, Some(problem)) => ("False", "Unreachable", problem.clone()),
+        (false, None) => (
+            "Unknown",
+            "Connecting",
+            "The backend has not answered yet.".to_owned(),
+        ),
+    };
+    let mut conditions = old
+        .get("conditions")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    let before = conditions.iter().find(|c| c["type"] == "Ready");
+    let since = before
+        .filter(|c| c["status"] == status)
+        .and_then(|c| c.get("lastTransitionTime"))
+        .cloned();
+    let condition = json!({
+        "type": "Ready", "status": status, "reason": reason, "message": message,
+        "observedGeneration": generation,
+        "lastTransitionTime": since.unwrap_or_else(|| timestamp(now_ms).into()),
+    });
+    conditions.retain(|c| c["type"] != "Ready");
+    conditions.push(condition);
+    new.insert("conditions".to_owned(), conditions.into());
+    new.into()
+}
+
+/// A time as Kubernetes writes it.
+pub(crate) fn timestamp(ms: u64) -> String {
+    let seconds = i64::try_from(ms / 1000).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(seconds)
+        .unwrap_or(jiff::Timestamp::MAX)
+        .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use outrigger_storage::Slot;
+    use outrigger_storage::backend::BackendStatus;
+
+    fn cluster(reachable: bool, db_size: u64) -> ClusterStatus {
+        ClusterStatus {
+            slot: Slot(2),
+            name: "east".to_owned(),
+            reachable,
+            namespaces: 7,
+            status: BackendStatus {
+                version: "3.6.1".to_owned(),
+                db_size,
+                ..BackendStatus::default()
+            },
+            problem: (!reachable).then(|| "connection refused".to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_status_says_what_the_store_sees() {
+        let status = desired(&Value::Null, &cluster(true, 1000), 4, 1_800_000_000_000);
+        assert_eq!(
+            (&status["slot"], &status["namespaces"], &status["version"]),
+            (&json!(2), &json!(7), &json!("3.6.1"))
+        );
+        assert_eq!(status["conditions"][0]["status"], "True");
+        assert_eq!(
+            status["conditions"][0]["lastTransitionTime"],
+            "2027-01-15T08:00:00Z"
+        );
+    }
+
+    #[test]
+    fn nothing_new_is_the_same_status() {
+        let first = desired(&Value::Null, &cluster(true, 1000), 4, 1_800_000_000_000);
+        assert_eq!(desired(&first, &cluster(true, 1000), 4, 1_800_000_060_000), first);
+        assert_eq!(
+            desired(&first, &cluster(true, 1099), 4, 1_800_000_060_000),
+            first,
+            "a size in the same step"
+        );
+        let lost = desired(&first, &cluster(false, 1000), 4, 1_800_000_060_000);
+        assert_eq!(lost["conditions"][0]["message"], "connection refused");
+        assert_ne!(
+            lost["conditions"][0]["lastTransitionTime"],
+            first["conditions"][0]["lastTransitionTime"]
+        );
+    }
+
+    #[test]
+    fn conditions_of_others_stay() {
+        let old = json!({"conditions": [{"type": "Full", "status": "False"}]});
+        let status = desired(&old, &cluster(true, 1), 1, 0);
+        assert_eq!(status["conditions"].as_array().map(Vec::len), Some(2));
+    }
+}

@@ -1,0 +1,419 @@
+//! The writer of `ServedResources`: watches CustomResourceDefinitions, accepts their names, publishes what they serve,
+//! and empties those that are being deleted.
+//!
+//! ```text
+//! watch ─▶ all CRDs ─▶ crd_status (pure) ─▶ patch status ─▶ publish
+//!                  └─▶ being deleted: delete the objects ─▶ release the owner key ─▶ take the finalizer off
+//! ```
+//!
+//! What is published follows the stored CRDs, never a plan: a kind is served once `Established` is stored.
+
+use super::backends::timestamp;
+use super::collection::{self, Remaining};
+use super::namespaces::{delete_placement, patch_params};
+use super::{is_conflict, is_not_found};
+use crate::resources::crd_status::{CLEANUP_FINALIZER, crd_status, instances_removed};
+use crate::resources::definition::{Backing, OUTRIGGER_GROUP, ResourceDefinition};
+use crate::resources::{ServedResources, builtin};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use kube::api::{ApiResource, DynamicObject, Patch, PostParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
+use outrigger_storage::FederatedStore;
+use outrigger_storage::federated::WallClock;
+use outrigger_storage::key::Domain;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+/// How soon a status that could not be written is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// First and longest pause between two looks at the objects of a CRD that is being deleted.
+const CLEANUP_RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// Tries of a change that meets a change of somebody else.
+const TRIES: usize = 5;
+
+/// What the controller needs.
+pub struct Definitions {
+    /// A client of the API that serves the CRDs.
+    pub client: Client,
+    /// What is served; this controller is its only writer.
+    pub served: watch::Sender<Arc<ServedResources>>,
+    /// The store of the distributed kinds.
+    pub store: FederatedStore,
+    /// Wall time.
+    pub wall_clock: WallClock,
+    /// Becomes true once everything that was stored at the start is served.
+    pub synced: watch::Sender<bool>,
+}
+
+/// What is served before any CRD was read: the server's own kinds.
+#[must_use]
+pub fn initial() -> ServedResources {
+    ServedResources::new(
+        builtin::outrigger_definitions()
+            .into_iter()
+            .chain(builtin::definitions()),
+    )
+}
+
+/// The kind CustomResourceDefinition.
+#[must_use]
+pub fn api_resource() -> ApiResource {
+    ApiResource {
+        group: "apiextensions.k8s.io".to_owned(),
+        version: "v1".to_owned(),
+        api_version: "apiextensions.k8s.io/v1".to_owned(),
+        kind: "CustomResourceDefinition".to_owned(),
+        plural: "customresourcedefinitions".to_owned(),
+    }
+}
+
+/// Follows the CRDs. Never ends.
+pub async fn run(definitions: Definitions) {
+    let api = Api::<DynamicObject>::all_with(definitions.client.clone(), &api_resource());
+    let mut events = std::pin::pin!(watcher(api.clone(), watcher::Config::default()).default_backoff());
+    let mut crds: BTreeMap<String, Value> = BTreeMap::new();
+    let mut initial: BTreeMap<String, Value> = BTreeMap::new();
+    let mut cleanups: FuturesUnordered<BoxFuture<'_, (String, String)>> = FuturesUnordered::new();
+    let mut cleaning: BTreeMap<String, String> = BTreeMap::new();
+    let mut retry_at: Option<Instant> = None;
+    loop {
+        let mut changed = false;
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Ok(event)) => changed = apply(event, &mut crds, &mut initial),
+                Some(Err(error)) => debug!(%error, "the watch of CustomResourceDefinitions is opened again"),
+                None => return,
+            },
+            Some((name, uid)) = cleanups.next() => {
+                if cleaning.get(&name) == Some(&uid) {
+                    cleaning.remove(&name);
+                }
+            }
+            () = sleep_until(retry_at) => changed = true,
+        }
+        if !changed {
+            continue;
+        }
+        retry_at = match definitions.write_statuses(&api, &mut crds).await {
+            true => None,
+            false => Some(Instant::now() + RETRY),
+        };
+        definitions.publish(&crds);
+        definitions
+            .synced
+            .send_if_modified(|synced| !std::mem::replace(synced, true));
+        for (name, crd) in crds.iter().filter(|(_, crd)| is_deleting(crd)) {
+            let uid = text(crd, "/metadata/uid").to_owned();
+            if cleaning.get(name) != Some(&uid) {
+                cleaning.insert(name.clone(), uid.clone());
+                let definitions = &definitions;
+                let name = name.clone();
+                cleanups.push(Box::pin(async move {
+                    definitions.clean_up(&name, &uid).await;
+                    (name, uid)
+                }));
+            }
+        }
+        if retry_at.is_none() && !definitions.restore_own(&crds).await {
+            retry_at = Some(Instant::now() + RETRY);
+        }
+    }
+}
+
+/// Applies an event; whether the CRDs changed.
+fn apply(
+    event: watcher::Event<DynamicObject>,
+    crds: &mut BTreeMap<String, Value>,
+    initial: &mut BTreeMap<String, Value>,
+) -> bool {
+    let entry = |crd: DynamicObject| {
+        (
+            crd.metadata.name.clone().unwrap_or_default(),
+            serde_json::to_value(crd).unwrap_or_default(),
+        )
+    };
+    match event {
+        watcher::Event::Init => {
+            initial.clear();
+            false
+        }
+        watcher::Event::InitApply(crd) => {
+            initial.extend([entry(crd)]);
+            false
+        }
+        watcher::Event::InitDone => {
+            *crds = std::mem::take(initial);
+            true
+        }
+        watcher::Event::Apply(crd) => {
+            let (name, crd) = entry(crd);
+            // Our own writes come back: only what is newer than what we know counts.
+            let is_news = crds
+                .get(&name)
+                .is_none_or(|known| version(known) < version(&crd) || uid(known) != uid(&crd));
+            if is_news {
+                crds.insert(name, crd);
+            }
+            is_news
+        }
+        watcher::Event::Delete(crd) => {
+            let (name, crd) = entry(crd);
+            let is_known = crds.get(&name).is_some_and(|known| uid(known) == uid(&crd));
+            if is_known {
+                crds.remove(&name);
+            }
+            is_known
+        }
+    }
+}
+
+impl Definitions {
+    /// Brings every status up to date; whether all are.
+    async fn write_statuses(&self, api: &Api<DynamicObject>, crds: &mut BTreeMap<String, Value>) -> bool {
+        let mut all_done = true;
+        let names: Vec<String> = crds.keys().cloned().collect();
+        for name in names {
+            let all: Vec<Value> = crds.values().cloned().collect();
+            let Some(crd) = crds.get(&name) else { continue };
+            let status = crd_status(crd, &all, &timestamp((self.wall_clock)()));
+            if crd.get("status") == Some(&status) {
+                continue;
+            }
+            let version = crd.pointer("/metadata/resourceVersion").cloned();
+            let patch = json!({"metadata": {"resourceVersion": version}, "status": status});
+            match api
+                .patch_status(&name, &patch_params(), &Patch::Merge(patch))
+                .await
+            {
+                Ok(stored) => {
+                    debug!(crd = name, "status written");
+                    crds.insert(name, serde_json::to_value(stored).unwrap_or_default());
+                }
+                // Its next event is on the way.
+                Err(error) if is_conflict(&error) || is_not_found(&error) => {}
+                Err(error) => {
+                    warn!(crd = name, %error, "its status could not be written, trying again");
+                    all_done = false;
+                }
+            }
+        }
+        all_done
+    }
+
+    fn publish(&self, crds: &BTreeMap<String, Value>) {
+        // Later ones count: nobody takes the server's own kinds away.
+        let custom = crds.values().flat_map(ResourceDefinition::from_crd).map(Arc::new);
+        let all = builtin::outrigger_definitions()
+            .into_iter()
+            .chain(custom)
+            .chain(builtin::definitions());
+        let served = Arc::new(ServedResources::new(all));
+        self.served.send_if_modified(|current| {
+            // A CRD that was made anew, or is being deleted, may look the same to clients.
+            let same = current.hash() == served.hash()
+                && current
+                    .iter()
+                    .zip(served.iter())
+                    .all(|(a, b)| a.crd_uid == b.crd_uid && a.terminating == b.terminating);
+            if !same {
+                info!(kinds = served.iter().count(), "serving");
+                *current = Arc::clone(&served);
+            }
+            !same
+        });
+    }
+
+    /// The CRDs of `outrigger.dev` are part of the server: one that somebody deleted comes back. Whether all are there.
+    async fn restore_own(&self, crds: &BTreeMap<String, Value>) -> bool {
+        for crd in builtin::outrigger_crds() {
+            let name = text(&crd, "/metadata/name");
+            if !crds.contains_key(name)
+                && let Err(error) = apply_crd(&self.client, &crd).await
+            {
+                warn!(crd = name, %error, "it could not be written, trying again");
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Deletes the objects of a CRD that is being deleted, until none is left, and lets it go.
+    async fn clean_up(&self, name: &str, uid: &str) {
+        let mut pause = CLEANUP_RETRY.0;
+        loop {
+            match self.clean_up_round(name, uid).await {
+                Ok(true) => return,
+                Ok(false) => debug!(crd = name, "its objects are not gone yet"),
+                Err(error) => warn!(crd = name, error, "its objects cannot be deleted, trying again"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(CLEANUP_RETRY.1);
+        }
+    }
+
+    /// Whether it is done.
+    async fn clean_up_round(&self, name: &str, uid: &str) -> Result<bool, String> {
+        let api = Api::<DynamicObject>::all_with(self.client.clone(), &api_resource());
+        let Some(crd) = api.get_opt(name).await.map_err(|e| e.to_string())? else {
+            return Ok(true);
+        };
+        let crd = serde_json::to_value(crd).map_err(|e| e.to_string())?;
+        if text(&crd, "/metadata/uid") != uid || !is_deleting(&crd) {
+            return Ok(true);
+        }
+        // Placements and clusters outlive the description of their kinds: it comes back (`restore_own`).
+        let definition = match text(&crd, "/spec/group") {
+            OUTRIGGER_GROUP => None,
+            _ => ResourceDefinition::from_crd(&crd).into_iter().next(),
+        };
+        if let Some(definition) = definition {
+            if collection::delete_all(&self.client, &definition, None)
+                .await
+                .map_err(|e| e.to_string())?
+                != Remaining::default()
+            {
+                return Ok(false);
+            }
+            self.release(&definition).await?;
+        }
+        let status = instances_removed(&crd, &timestamp((self.wall_clock)()));
+        let finalizers = crd
+            .pointer("/metadata/finalizers")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
+        let finalizers: Vec<Value> = finalizers
+            .into_iter()
+            .filter(|f| f != CLEANUP_FINALIZER)
+            .collect();
+        let version = crd.pointer("/metadata/resourceVersion");
+        let patch = json!({"metadata": {"resourceVersion": version}, "status": status});
+        let written = api
+            .patch_status(name, &patch_params(), &Patch::Merge(patch))
+            .await
+            .map_err(|e| e.to_string())?;
+        let patch = json!({"metadata": {"resourceVersion": written.metadata.resource_version, "finalizers": finalizers}});
+        api.patch(name, &patch_params(), &Patch::Merge(patch))
+            .await
+            .map_err(|e| e.to_string())?;
+        info!(crd = name, "deleted, and all its objects");
+        Ok(true)
+    }
+
+    /// A kind without namespaces has an owner key of its own.
+    async fn release(&self, definition: &ResourceDefinition) -> Result<(), String> {
+        if definition.namespaced || definition.backing == Backing::System {
+            return Ok(());
+        }
+        let domain = Domain::Kind(definition.storage_resource());
+        self.store
+            .release(&domain, &definition.crd_uid)
+            .await
+            .map_err(|e| e.to_string())?;
+        delete_placement(&self.client, &domain.placement_name())
+            .await
+            .map_err(|e| e.to_string())
+    }
+}
+
+/// Creates a CRD, or brings the stored one to this spec, labels and annotations.
+///
+/// # Errors
+/// What the API answers: 422 for a CRD that is not valid.
+pub async fn apply_crd(client: &Client, crd: &Value) -> Result<(), kube::Error> {
+    let api = Api::<DynamicObject>::all_with(client.clone(), &api_resource());
+    let name = text(crd, "/metadata/name");
+    let wanted: DynamicObject = serde_json::from_value(crd.clone()).map_err(kube::Error::SerdeError)?;
+    let mut tries = 1;
+    loop {
+        let result = match api.get_opt(name).await? {
+            None => api.create(&PostParams::default(), &wanted).await.map(|_| ()),
+            Some(stored) => {
+                let mut new = stored.clone();
+                new.data["spec"] = wanted.data["spec"].clone();
+                new.metadata
+                    .labels
+                    .get_or_insert_default()
+                    .extend(wanted.metadata.labels.clone().unwrap_or_default());
+                new.metadata
+                    .annotations
+                    .get_or_insert_default()
+                    .extend(wanted.metadata.annotations.clone().unwrap_or_default());
+                api.replace(name, &PostParams::default(), &new).await.map(|_| ())
+            }
+        };
+        match result {
+            Err(error) if is_conflict(&error) && tries < TRIES => tries += 1,
+            other => return other,
+        }
+    }
+}
+
+fn is_deleting(crd: &Value) -> bool {
+    let finalizers = crd.pointer("/metadata/finalizers").and_then(Value::as_array);
+    !text(crd, "/metadata/deletionTimestamp").is_empty()
+        && finalizers.is_some_and(|all| all.iter().any(|f| f == CLEANUP_FINALIZER))
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn uid(crd: &Value) -> &str {
+    text(crd, "/metadata/uid")
+}
+
+fn version(crd: &Value) -> u64 {
+    text(crd, "/metadata/resourceVersion").parse().unwrap_or_default()
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn crd(name: &str, uid: &str, version: u64) -> DynamicObject {
+        let value = json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": name, "uid": uid, "resourceVersion": version.to_string()},
+        });
+        serde_json::from_value(value).expect("a CRD")
+    }
+
+    #[test]
+    fn events_in_any_order_lead_to_what_is_stored() {
+        let (mut crds, mut initial) = (BTreeMap::new(), BTreeMap::new());
+        let mut apply = |event| apply(event, &mut crds, &mut initial);
+        use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
+        assert!(!apply(Init));
+        assert!(
+            !apply(InitApply(crd("a", "1", 10))),
+            "nothing is served before all are known"
+        );
+        assert!(apply(InitDone));
+        assert!(!apply(Apply(crd("a", "1", 9))), "older than what is known");
+        assert!(!apply(Apply(crd("a", "1", 10))), "the same");
+        assert!(apply(Apply(crd("a", "1", 11))));
+        assert!(apply(Apply(crd("a", "2", 20))), "made anew");
+        assert!(
+            !apply(Delete(crd("a", "1", 12))),
+            "the deletion of its predecessor"
+        );
+        assert!(apply(Delete(crd("a", "2", 21))));
+        assert!(!apply(Delete(crd("a", "2", 21))));
+    }
+}
