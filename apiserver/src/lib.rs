@@ -18,6 +18,8 @@ pub mod serializer;
 
 pub mod transform;
 
+pub mod conversion;
+
 pub mod resources;
 
 pub mod discovery;

@@ -197,6 +197,16 @@ impl Object {
         Ok(Self { key, value, resource_version, revision, slot })
     }
 
+    /// An object as a backend would return it, for the tests of those who encode objects.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn for_test(key: &Key, sealed: &SealedObject, resource_version: ResourceVersion) -> Self {
+        const BASE: u64 = 100;
+        let value = sealed.stamp(resource_version.epoch(), BASE, WriteId(1));
+        let revision = BASE + resource_version.offset();
+        Self { key: key.encode(), value, resource_version, revision, slot: resource_version.slot() }
+    }
+
     /// The same state with another resource version: that of its deletion.
     pub(crate) fn with_resource_version(&self, resource_version: ResourceVersion) -> Self {
         Self { resource_version, ..self.clone() }
