@@ -40,7 +40,7 @@ enum State {
     /// Not yet known; everything so far.
     Undecided(Vec<u8>),
     Plain(Vec<u8>),
-    Gzip(GzEncoder<Vec<u8>>),
+    Gzip(Box<GzEncoder<Vec<u8>>>),
 }
 
 impl BodyCompressor {
@@ -70,7 +70,7 @@ impl BodyCompressor {
                     let mut encoder =
                         GzEncoder::new(Vec::with_capacity(CHUNK_BYTES), Compression::new(LEVEL));
                     encoder.write_all(buffer)?;
-                    self.state = State::Gzip(encoder);
+                    self.state = State::Gzip(Box::new(encoder));
                 }
             }
         }

@@ -8,9 +8,9 @@ use serde_json::{Map, Number, Value};
 use std::fmt;
 
 /// How many duplicate keys are reported, as upstream.
-pub const DUPLICATES_MAX: usize = 100;
+pub(super) const DUPLICATES_MAX: usize = 100;
 /// How deep a value may be nested (serde_json's own limit, stated for the message).
-pub const NESTING_MAX: usize = 128;
+pub(super) const NESTING_MAX: usize = 128;
 
 /// Why bytes are no JSON value.
 pub(super) fn describe(error: &serde_json::Error) -> String {
@@ -279,7 +279,7 @@ pub(super) fn string_end(json: &[u8], start: usize) -> usize {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Wanted {
     all: bool,
-    fields: Vec<(String, Wanted)>,
+    fields: Vec<(String, Self)>,
 }
 
 impl Wanted {

@@ -384,7 +384,7 @@ fn read_raw_json(bytes: &[u8]) -> Result<Value, ProtobufError> {
 /// The three types of a CRD's schema that are one thing or another in JSON.
 fn read_schema_or(kind: Kind, bytes: &[u8], depth: usize) -> Result<Value, ProtobufError> {
     let (mut schema, mut list, mut allows) = (None, Vec::new(), false);
-    let mut read_schema = |bytes: &[u8]| {
+    let read_schema = |bytes: &[u8]| {
         let mut object = Map::new();
         read_message(SCHEMA, bytes, &mut object, depth).map(|()| Value::Object(object))
     };

@@ -1,15 +1,17 @@
 //! YAML in and out. One document, read as Kubernetes' clients read it (YAML 1.1 booleans, merge keys, aliases), under
 //! limits for nodes, depth and aliases. It becomes JSON values at once; nothing of YAML goes further.
 
-use super::json::{NESTING_MAX, Path, Reader};
+use super::json::{Path, Reader};
 use serde::Serialize;
 use serde::de::DeserializeSeed;
 use serde_json::Value;
 
 /// How many nodes a document may have, those of expanded aliases included.
-pub const YAML_NODES_MAX: usize = 250_000;
+pub(super) const YAML_NODES_MAX: usize = 250_000;
 /// How many aliases a document may have.
-pub const YAML_ALIASES_MAX: usize = 1_000;
+pub(super) const YAML_ALIASES_MAX: usize = 1_000;
+/// How deep a document may be nested: less than JSON, because the reader needs far more stack for each level.
+const YAML_NESTING_MAX: usize = 64;
 /// Bytes of text that expanded anchors may copy.
 const ANCHOR_BYTES_MAX: usize = 4 << 20;
 
@@ -23,8 +25,8 @@ pub(super) fn read(text: &str, duplicates: &mut Vec<String>) -> Result<Value, St
             max_anchors: YAML_ALIASES_MAX,
             max_recorded_anchor_events: YAML_NODES_MAX,
             max_recorded_anchor_bytes: ANCHOR_BYTES_MAX,
-            max_depth: NESTING_MAX,
-            flow_nesting_limit: NESTING_MAX,
+            max_depth: YAML_NESTING_MAX,
+            flow_nesting_limit: YAML_NESTING_MAX,
             max_documents: 2,
             max_merge_keys: YAML_ALIASES_MAX,
         },

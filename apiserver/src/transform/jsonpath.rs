@@ -43,11 +43,11 @@ enum Node {
         single: bool,
         step: Option<i64>,
     },
-    Union(Vec<Vec<Node>>),
+    Union(Vec<Vec<Self>>),
     Filter {
-        left: Vec<Node>,
+        left: Vec<Self>,
         operator: Operator,
-        right: Vec<Node>,
+        right: Vec<Self>,
     },
     Literal(Value),
 }
