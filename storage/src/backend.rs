@@ -3,6 +3,8 @@
 //! Keys are relative: an implementation puts its prefix in front and takes it off again. Every implementation passes
 //! `backend_suite!` (`testing`). A backend knows nothing of epochs, owners or objects.
 
+pub mod embedded;
+
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -50,7 +52,10 @@ impl Compare {
     /// mod_revision(key) = revision.
     #[must_use]
     pub fn mod_revision(key: impl Into<Bytes>, revision: Revision) -> Self {
-        Self { key: key.into(), condition: Condition::ModRevision(revision) }
+        Self {
+            key: key.into(),
+            condition: Condition::ModRevision(revision),
+        }
     }
     /// The key does not exist.
     #[must_use]
@@ -80,12 +85,22 @@ impl Range {
     /// One key, now.
     #[must_use]
     pub fn key(key: impl Into<Bytes>) -> Self {
-        Self { start: key.into(), end: None, limit: 0, revision: 0, keys_only: false, count_only: false }
+        Self {
+            start: key.into(),
+            end: None,
+            limit: 0,
+            revision: 0,
+            keys_only: false,
+            count_only: false,
+        }
     }
     /// All keys from `start` up to, but without, `end`, now.
     #[must_use]
     pub fn between(start: impl Into<Bytes>, end: impl Into<Bytes>) -> Self {
-        Self { end: Some(end.into()), ..Self::key(start) }
+        Self {
+            end: Some(end.into()),
+            ..Self::key(start)
+        }
     }
     /// The same at a revision.
     #[must_use]
@@ -137,13 +152,19 @@ impl Txn {
     /// A transaction that reads these ranges.
     #[must_use]
     pub fn read(ranges: impl IntoIterator<Item = Range>) -> Self {
-        Self { success: ranges.into_iter().map(Op::Get).collect(), ..Self::default() }
+        Self {
+            success: ranges.into_iter().map(Op::Get).collect(),
+            ..Self::default()
+        }
     }
 
     /// Whether no step of it writes.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        self.success.iter().chain(&self.failure).all(|op| matches!(op, Op::Get(_)))
+        self.success
+            .iter()
+            .chain(&self.failure)
+            .all(|op| matches!(op, Op::Get(_)))
     }
 }
 

@@ -30,9 +30,20 @@ pub struct ContinueToken {
 const FORMAT: u8 = 1;
 
 impl ContinueToken {
-    pub(crate) fn new(resource_version: Option<ResourceVersion>, namespace: &str, name: &str, seen: u64) -> Self {
+    pub(crate) fn new(
+        resource_version: Option<ResourceVersion>,
+        namespace: &str,
+        name: &str,
+        seen: u64,
+    ) -> Self {
         let resource_version = resource_version.map_or(0, ResourceVersion::get);
-        Self { v: FORMAT, resource_version, namespace: namespace.to_owned(), name: name.to_owned(), seen }
+        Self {
+            v: FORMAT,
+            resource_version,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            seen,
+        }
     }
 
     /// The token as clients see it.
@@ -50,9 +61,14 @@ impl ContinueToken {
         if token.len() > CONTINUE_BYTES_MAX {
             return Err(invalid("it is too long"));
         }
-        let json = URL_SAFE_NO_PAD.decode(token).map_err(|_| invalid("it is not base64url"))?;
-        let token: Self = serde_json::from_slice(&json).map_err(|_| invalid("it was not made by this server"))?;
-        if token.v != FORMAT || (token.resource_version != 0 && ResourceVersion::from_u64(token.resource_version).is_err()) {
+        let json = URL_SAFE_NO_PAD
+            .decode(token)
+            .map_err(|_| invalid("it is not base64url"))?;
+        let token: Self =
+            serde_json::from_slice(&json).map_err(|_| invalid("it was not made by this server"))?;
+        if token.v != FORMAT
+            || (token.resource_version != 0 && ResourceVersion::from_u64(token.resource_version).is_err())
+        {
             return Err(invalid("it was not made by this server"));
         }
         Ok(token)
@@ -61,7 +77,10 @@ impl ContinueToken {
     /// The token that continues at the newest state, for the Status of a 410.
     #[must_use]
     pub fn inconsistent(&self) -> Self {
-        Self { resource_version: 0, ..self.clone() }
+        Self {
+            resource_version: 0,
+            ..self.clone()
+        }
     }
 }
 

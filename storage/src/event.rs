@@ -47,7 +47,11 @@ pub const FRAMES_MAX: usize = 4;
 
 impl FrameCache {
     /// The form `representation`, encoded now unless somebody did so before.
-    pub fn get_or_encode<E>(&self, representation: u64, encode: impl FnOnce() -> Result<Bytes, E>) -> Result<Bytes, E> {
+    pub fn get_or_encode<E>(
+        &self,
+        representation: u64,
+        encode: impl FnOnce() -> Result<Bytes, E>,
+    ) -> Result<Bytes, E> {
         if let Some((_, frame)) = self.0.lock().iter().find(|(r, _)| *r == representation) {
             return Ok(frame.clone());
         }

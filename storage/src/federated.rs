@@ -323,7 +323,12 @@ impl FederatedStore {
     ///
     /// # Errors
     /// `Expired`, `ResourceVersionTooLarge`, `Unavailable` (initial events over all namespaces while a backend is lost).
-    pub async fn watch(&self, _scope: &Scope, _predicate: SelectionPredicate, _start: WatchStart) -> Result<Watch, Error> {
+    pub async fn watch(
+        &self,
+        _scope: &Scope,
+        _predicate: SelectionPredicate,
+        _start: WatchStart,
+    ) -> Result<Watch, Error> {
         todo!()
     }
 

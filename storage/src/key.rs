@@ -40,19 +40,40 @@ impl Resource {
     /// The resource `resource` of group `group`.
     #[must_use]
     pub fn new(group: &str, resource: &str) -> Self {
-        Self { group: group.into(), resource: resource.into() }
+        Self {
+            group: group.into(),
+            resource: resource.into(),
+        }
     }
 
     /// `objects/<group>/<resource>/`.
     #[must_use]
     pub fn prefix(&self) -> Bytes {
-        [OBJECTS, self.group.as_bytes(), b"/", self.resource.as_bytes(), b"/"].concat().into()
+        [
+            OBJECTS,
+            self.group.as_bytes(),
+            b"/",
+            self.resource.as_bytes(),
+            b"/",
+        ]
+        .concat()
+        .into()
     }
 
     /// `objects/<group>/<resource>/<namespace>/`; the namespace is empty for kinds without namespaces.
     #[must_use]
     pub fn namespace_prefix(&self, namespace: &str) -> Bytes {
-        [OBJECTS, self.group.as_bytes(), b"/", self.resource.as_bytes(), b"/", namespace.as_bytes(), b"/"].concat().into()
+        [
+            OBJECTS,
+            self.group.as_bytes(),
+            b"/",
+            self.resource.as_bytes(),
+            b"/",
+            namespace.as_bytes(),
+            b"/",
+        ]
+        .concat()
+        .into()
     }
 }
 
@@ -71,7 +92,9 @@ impl Domain {
     pub fn owner_key(&self) -> Bytes {
         match self {
             Self::Namespace(namespace) => [OWNER, namespace.as_bytes()].concat().into(),
-            Self::Kind(r) => [OWNER_KIND, r.resource.as_bytes(), b".", r.group.as_bytes()].concat().into(),
+            Self::Kind(r) => [OWNER_KIND, r.resource.as_bytes(), b".", r.group.as_bytes()]
+                .concat()
+                .into(),
         }
     }
 
@@ -112,7 +135,11 @@ impl Key {
     /// The key of `namespace/name`.
     #[must_use]
     pub fn new(resource: Resource, namespace: &str, name: &str) -> Self {
-        Self { resource, namespace: namespace.into(), name: name.into() }
+        Self {
+            resource,
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     /// What owns this key.
@@ -137,7 +164,9 @@ impl Key {
 /// The parts of an object's key, borrowed from it: group, resource, namespace, name.
 #[must_use]
 pub fn split_object_key(key: &[u8]) -> Option<(&str, &str, &str, &str)> {
-    let mut parts = std::str::from_utf8(key.strip_prefix(OBJECTS)?).ok()?.splitn(4, '/');
+    let mut parts = std::str::from_utf8(key.strip_prefix(OBJECTS)?)
+        .ok()?
+        .splitn(4, '/');
     Some((parts.next()?, parts.next()?, parts.next()?, parts.next()?))
 }
 
@@ -162,15 +191,27 @@ mod tests {
     #[test]
     fn keys_come_back() {
         let key = Key::new(Resource::new("paas.example.com", "applications"), "a-b", "web.1");
-        assert_eq!(&key.encode()[..], b"objects/paas.example.com/applications/a-b/web.1");
-        assert_eq!(split_object_key(&key.encode()), Some(("paas.example.com", "applications", "a-b", "web.1")));
+        assert_eq!(
+            &key.encode()[..],
+            b"objects/paas.example.com/applications/a-b/web.1"
+        );
+        assert_eq!(
+            split_object_key(&key.encode()),
+            Some(("paas.example.com", "applications", "a-b", "web.1"))
+        );
         let core = Key::new(Resource::new("", "namespaces"), "", "x");
-        assert_eq!(split_object_key(&core.encode()), Some(("", "namespaces", "", "x")));
+        assert_eq!(
+            split_object_key(&core.encode()),
+            Some(("", "namespaces", "", "x"))
+        );
     }
 
     #[test]
     fn owner_keys_come_back() {
-        for domain in [Domain::Namespace("team-a".into()), Domain::Kind(Resource::new("paas.example.com", "regions"))] {
+        for domain in [
+            Domain::Namespace("team-a".into()),
+            Domain::Kind(Resource::new("paas.example.com", "regions")),
+        ] {
             assert_eq!(Domain::from_owner_key(&domain.owner_key()), Some(domain));
         }
     }

@@ -60,7 +60,10 @@ impl SealedObject {
     ///
     /// # Errors
     /// See [`SealError`].
-    pub fn seal(value: &serde_json::Map<String, serde_json::Value>, schema_fingerprint: u64) -> Result<Self, SealError> {
+    pub fn seal(
+        value: &serde_json::Map<String, serde_json::Value>,
+        schema_fingerprint: u64,
+    ) -> Result<Self, SealError> {
         use serde_json::Value;
         let text = |name: &'static str| match value.get(name) {
             Some(Value::String(_)) => Ok(&value[name]),
@@ -83,7 +86,11 @@ impl SealedObject {
         out.extend_from_slice(b",\"metadata\":");
         let metadata_at = out.len();
         let mut place = None;
-        for (i, (key, value)) in metadata.iter().filter(|(k, _)| *k != "resourceVersion").enumerate() {
+        for (i, (key, value)) in metadata
+            .iter()
+            .filter(|(k, _)| *k != "resourceVersion")
+            .enumerate()
+        {
             out.push(if i == 0 { b'{' } else { b',' });
             if place.is_none() && key.as_str() > "resourceVersion" {
                 place = Some(out.len());
@@ -96,7 +103,10 @@ impl SealedObject {
         let place = place.unwrap_or(out.len());
         out.push(b'}');
         let metadata_len = out.len() - metadata_at;
-        for (key, value) in value.iter().filter(|(k, _)| !matches!(k.as_str(), "apiVersion" | "kind" | "metadata")) {
+        for (key, value) in value
+            .iter()
+            .filter(|(k, _)| !matches!(k.as_str(), "apiVersion" | "kind" | "metadata"))
+        {
             out.push(b',');
             write_json(&mut out, &Value::String(key.clone()));
             out.push(b':');
@@ -115,7 +125,9 @@ impl SealedObject {
         out[44..48].copy_from_slice(&in_body(metadata_at));
         out[48..52].copy_from_slice(&u32::try_from(metadata_len).unwrap_or(u32::MAX).to_be_bytes());
         out[52..56].copy_from_slice(&in_body(place));
-        Ok(Self { bytes: BytesMut::from(&out[..]) })
+        Ok(Self {
+            bytes: BytesMut::from(&out[..]),
+        })
     }
 
     /// The body that will be stored.
@@ -172,7 +184,10 @@ impl Object {
     /// # Errors
     /// [`Error::Corrupt`] when header and body do not fit together or the format is newer than this release.
     pub(crate) fn from_stored(key: Bytes, value: Bytes, revision: u64, slot: Slot) -> Result<Self, Error> {
-        let corrupt = |cause: &str| Error::Corrupt { key: String::from_utf8_lossy(&key).into_owned(), cause: cause.to_owned() };
+        let corrupt = |cause: &str| Error::Corrupt {
+            key: String::from_utf8_lossy(&key).into_owned(),
+            cause: cause.to_owned(),
+        };
         if value.len() < HEADER_LEN {
             return Err(corrupt("the header is cut off"));
         }
@@ -191,10 +206,18 @@ impl Object {
         let resource_version = if value[2] & FLAG_PINNED != 0 {
             ResourceVersion::from_u64(stored).map_err(|e| corrupt(&e.to_string()))?
         } else {
-            let offset = revision.checked_sub(stored).ok_or_else(|| corrupt("the base is above the revision"))?;
+            let offset = revision
+                .checked_sub(stored)
+                .ok_or_else(|| corrupt("the base is above the revision"))?;
             ResourceVersion::new(Epoch(be64(&value, 4)), offset, slot).map_err(|e| corrupt(&e.to_string()))?
         };
-        Ok(Self { key, value, resource_version, revision, slot })
+        Ok(Self {
+            key,
+            value,
+            resource_version,
+            revision,
+            slot,
+        })
     }
 
     /// An object as a backend would return it, for the tests of those who encode objects.
@@ -204,12 +227,21 @@ impl Object {
         const BASE: u64 = 100;
         let value = sealed.stamp(resource_version.epoch(), BASE, WriteId(1));
         let revision = BASE + resource_version.offset();
-        Self { key: key.encode(), value, resource_version, revision, slot: resource_version.slot() }
+        Self {
+            key: key.encode(),
+            value,
+            resource_version,
+            revision,
+            slot: resource_version.slot(),
+        }
     }
 
     /// The same state with another resource version: that of its deletion.
     pub(crate) fn with_resource_version(&self, resource_version: ResourceVersion) -> Self {
-        Self { resource_version, ..self.clone() }
+        Self {
+            resource_version,
+            ..self.clone()
+        }
     }
 
     /// Whether this copy was left behind by a move.
@@ -323,7 +355,11 @@ impl Object {
         let rv_last = self.value[2] & FLAG_RV_LAST != 0;
         let mut digits = [0; 20];
         out.put_slice(&json[..place]);
-        out.put_slice(if rv_last { b",\"resourceVersion\":\"" } else { b"\"resourceVersion\":\"" });
+        out.put_slice(if rv_last {
+            b",\"resourceVersion\":\""
+        } else {
+            b"\"resourceVersion\":\""
+        });
         out.put_slice(decimal(self.resource_version.get(), &mut digits));
         out.put_slice(if rv_last { b"\"" } else { b"\"," });
         out.put_slice(&json[place..]);
@@ -348,13 +384,21 @@ impl Object {
     }
 
     fn corrupt(&self, cause: &serde_json::Error) -> Error {
-        Error::Corrupt { key: String::from_utf8_lossy(&self.key).into_owned(), cause: cause.to_string() }
+        Error::Corrupt {
+            key: String::from_utf8_lossy(&self.key).into_owned(),
+            cause: cause.to_string(),
+        }
     }
 }
 
 impl std::fmt::Debug for Object {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Object({}@{:?})", String::from_utf8_lossy(&self.key), self.resource_version)
+        write!(
+            f,
+            "Object({}@{:?})",
+            String::from_utf8_lossy(&self.key),
+            self.resource_version
+        )
     }
 }
 
@@ -387,7 +431,9 @@ mod tests {
     use serde_json::{Value, json};
 
     fn stored(value: Value) -> Object {
-        let Value::Object(map) = value else { panic!("an object") };
+        let Value::Object(map) = value else {
+            panic!("an object")
+        };
         let sealed = SealedObject::seal(&map, 7).expect("sealed");
         let value = sealed.stamp(Epoch(9), 100, WriteId(5));
         Object::from_stored("objects/g/r/ns/n".into(), value, 103, Slot(2)).expect("stored")
@@ -402,7 +448,9 @@ mod tests {
         let rv = ResourceVersion::new(Epoch(9), 3, Slot(2)).expect("in range");
         assert_eq!(
             String::from_utf8(out).expect("text"),
-            format!(r#"{{"apiVersion":"g/v1","kind":"K","metadata":{{"labels":{{"a":"b"}},"name":"n","resourceVersion":"{rv}","uid":"u"}},"spec":{{"a":1}}}}"#)
+            format!(
+                r#"{{"apiVersion":"g/v1","kind":"K","metadata":{{"labels":{{"a":"b"}},"name":"n","resourceVersion":"{rv}","uid":"u"}},"spec":{{"a":1}}}}"#
+            )
         );
         let mut out = Vec::new();
         object.write_metadata_json(&mut out);
@@ -410,7 +458,10 @@ mod tests {
             String::from_utf8(out).expect("text"),
             format!(r#"{{"labels":{{"a":"b"}},"name":"n","resourceVersion":"{rv}","uid":"u"}}"#)
         );
-        assert_eq!((object.namespace(), object.name(), object.schema_fingerprint()), ("ns", "n", 7));
+        assert_eq!(
+            (object.namespace(), object.name(), object.schema_fingerprint()),
+            ("ns", "n", 7)
+        );
         assert_eq!(object.write_id(), WriteId(5));
         assert_eq!(object.metadata().expect("metadata").uid, "u");
     }
@@ -427,6 +478,9 @@ mod tests {
             bad[at] = 0xff;
             check(bad);
         }
-        assert!(Object::from_stored("objects/g/r/ns/n".into(), good, 99, Slot(2)).is_err(), "base above revision");
+        assert!(
+            Object::from_stored("objects/g/r/ns/n".into(), good, 99, Slot(2)).is_err(),
+            "base above revision"
+        );
     }
 }

@@ -56,7 +56,9 @@ impl ResourceVersion {
         if offset > OFFSET_MAX || epoch.0 > EPOCH_MAX || slot.0 > SLOT_MAX {
             return Err(ResourceVersionError::Offset(offset));
         }
-        Ok(Self(epoch.0 << (OFFSET_BITS + SLOT_BITS) | offset << SLOT_BITS | u64::from(slot.0)))
+        Ok(Self(
+            epoch.0 << (OFFSET_BITS + SLOT_BITS) | offset << SLOT_BITS | u64::from(slot.0),
+        ))
     }
 
     /// The resource version of the cut at `epoch`: above everything of earlier epochs, below everything of this one.
@@ -109,11 +111,14 @@ impl FromStr for ResourceVersion {
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         let malformed = || ResourceVersionError::Malformed(s.chars().take(64).collect());
-        let well_formed = s.bytes().all(|b| b.is_ascii_digit()) && s.bytes().next().is_some_and(|b| b != b'0');
+        let well_formed =
+            s.bytes().all(|b| b.is_ascii_digit()) && s.bytes().next().is_some_and(|b| b != b'0');
         if !well_formed {
             return Err(malformed());
         }
-        let n = s.parse::<u64>().map_err(|_| ResourceVersionError::OutOfRange(s.chars().take(64).collect()))?;
+        let n = s
+            .parse::<u64>()
+            .map_err(|_| ResourceVersionError::OutOfRange(s.chars().take(64).collect()))?;
         Self::from_u64(n)
     }
 }
@@ -136,8 +141,12 @@ mod tests {
 
     #[test]
     fn parts_come_back() {
-        let rv = ResourceVersion::new(Epoch(EPOCH_MAX), OFFSET_MAX, Slot(SLOT_MAX)).expect("the greatest fits");
-        assert_eq!((rv.epoch().0, rv.offset(), rv.slot().0), (EPOCH_MAX, OFFSET_MAX, SLOT_MAX));
+        let rv =
+            ResourceVersion::new(Epoch(EPOCH_MAX), OFFSET_MAX, Slot(SLOT_MAX)).expect("the greatest fits");
+        assert_eq!(
+            (rv.epoch().0, rv.offset(), rv.slot().0),
+            (EPOCH_MAX, OFFSET_MAX, SLOT_MAX)
+        );
         assert_eq!(rv.get(), i64::MAX as u64);
         assert!(ResourceVersion::new(Epoch(1), OFFSET_MAX + 1, Slot(0)).is_err());
     }
@@ -152,9 +161,27 @@ mod tests {
 
     #[test]
     fn texts() {
-        for bad in ["", "0", "007", "+1", "1/2", "1.0", "abc", " 1", "-1", "9223372036854775808", "99999999999999999999999"] {
+        for bad in [
+            "",
+            "0",
+            "007",
+            "+1",
+            "1/2",
+            "1.0",
+            "abc",
+            " 1",
+            "-1",
+            "9223372036854775808",
+            "99999999999999999999999",
+        ] {
             assert!(bad.parse::<ResourceVersion>().is_err(), "{bad:?}");
         }
-        assert_eq!("9223372036854775807".parse::<ResourceVersion>().expect("63 bits").to_string(), "9223372036854775807");
+        assert_eq!(
+            "9223372036854775807"
+                .parse::<ResourceVersion>()
+                .expect("63 bits")
+                .to_string(),
+            "9223372036854775807"
+        );
     }
 }

@@ -375,9 +375,8 @@ fn read_field(argument: &Argument<'_>) -> Result<ShardField, String> {
 }
 
 fn read_bound(argument: &Argument<'_>, name: &str) -> Result<u128, String> {
-    let text = match argument {
-        Argument::Text(text) => text,
-        _ => return Err(format!("{name} must be a string literal (e.g. '0xff')")),
+    let Argument::Text(text) = argument else {
+        return Err(format!("{name} must be a string literal (e.g. '0xff')"));
     };
     let Some(hex) = text.strip_prefix("0x") else {
         return Err(format!("{name} must have '0x' prefix, got {text:?}"));
