@@ -1,1 +1,187 @@
-//! The HTTP edge of each verb: it reads, asks the registry once, and answers.
+//! The HTTP edge of each verb: parse, ask the registry once, answer.
+//!
+//! `serve` takes what the filters found out of the request, finds the kind, builds the `RequestScope` and hands over to
+//! one file per verb. Below this module nothing knows HTTP.
+
+mod create;
+mod delete;
+mod delete_collection;
+mod get;
+mod list;
+mod patch;
+mod response;
+mod scope;
+mod update;
+mod watch;
+
+use crate::discovery;
+use crate::registry::Registry;
+use crate::request::context::RequestContext;
+use crate::resources::ServedResources;
+use crate::status::ApiError;
+use axum::body::Body;
+use axum::response::IntoResponse;
+use http::header::{ACCEPT, CONTENT_TYPE, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use outrigger_storage::federated::WallClock;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use scope::Endpoint;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch as published;
+
+/// How long a watch runs whose client does not say: at least this, and up to twice as long.
+const WATCH_TIMEOUT_MIN: Duration = Duration::from_secs(1800);
+
+/// What the API is served from.
+pub struct ApiConfig {
+    /// What verbs mean.
+    pub registry: Registry,
+    /// What is served now.
+    pub served: published::Receiver<Arc<ServedResources>>,
+    /// Wall time, for ages in tables.
+    pub wall_clock: WallClock,
+    /// Seed of what is random in answers: how long watches run.
+    pub seed: u64,
+}
+
+/// The API. Cheap to clone.
+#[derive(Clone)]
+pub struct ApiContext(Arc<Shared>);
+
+struct Shared {
+    registry: Registry,
+    served: published::Receiver<Arc<ServedResources>>,
+    wall_clock: WallClock,
+    rng: Mutex<StdRng>,
+}
+
+/// One request, taken apart: what a verb needs besides its scope.
+struct Call {
+    context: RequestContext,
+    headers: HeaderMap,
+    body: Body,
+}
+
+impl ApiContext {
+    /// The API over this registry.
+    #[must_use]
+    pub fn new(config: ApiConfig) -> Self {
+        let ApiConfig {
+            registry,
+            served,
+            wall_clock,
+            seed,
+        } = config;
+        let rng = Mutex::new(StdRng::seed_from_u64(seed));
+        Self(Arc::new(Shared {
+            registry,
+            served,
+            wall_clock,
+            rng,
+        }))
+    }
+
+    /// The registry.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    fn served(&self) -> Arc<ServedResources> {
+        self.0.served.borrow().clone()
+    }
+
+    fn now(&self) -> jiff::Timestamp {
+        let milliseconds = i64::try_from((self.0.wall_clock)()).unwrap_or_default();
+        jiff::Timestamp::from_millisecond(milliseconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+    }
+
+    fn random_watch_timeout(&self) -> Duration {
+        WATCH_TIMEOUT_MIN.mul_f64(1.0 + self.0.rng.lock().random::<f64>())
+    }
+}
+
+impl Call {
+    fn header(&self, name: HeaderName) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+/// Answers a request that has come through the filters.
+pub async fn serve(api: ApiContext, request: Request<Body>) -> Response<Body> {
+    let (mut parts, body) = request.into_parts();
+    let context = match RequestContext::take(&mut parts.extensions) {
+        Ok(context) => context,
+        Err(error) => return error.into_response(),
+    };
+    let call = Call {
+        context,
+        headers: parts.headers,
+        body,
+    };
+    if !call.context.info.is_resource_request {
+        return documents(&api, &call);
+    }
+    match scope::find(&api.served(), &call.context) {
+        scope::Found::Endpoint(endpoint) => {
+            let errors = response::Errors::of(&call);
+            match Box::pin(dispatch(&api, endpoint, call)).await {
+                Ok(response) => response,
+                Err(error) => errors.respond(&error),
+            }
+        }
+        scope::Found::Error(error) => response::Errors::of(&call).respond(&error),
+        scope::Found::Nothing => page_not_found(),
+    }
+}
+
+async fn dispatch(api: &ApiContext, endpoint: Endpoint, call: Call) -> Result<Response<Body>, ApiError> {
+    match endpoint.verb {
+        scope::Verb::Get => get::serve(api, endpoint, call).await,
+        scope::Verb::List => list::serve(api, endpoint, call).await,
+        scope::Verb::Watch => watch::serve(api, endpoint, call).await,
+        scope::Verb::Create => create::serve(api, endpoint, call).await,
+        scope::Verb::Update => update::serve(api, endpoint, call).await,
+        scope::Verb::Patch => patch::serve(api, endpoint, call).await,
+        scope::Verb::Delete => delete::serve(api, endpoint, call).await,
+        scope::Verb::DeleteCollection => delete_collection::serve(api, endpoint, call).await,
+    }
+}
+
+/// Discovery and OpenAPI.
+fn documents(api: &ApiContext, call: &Call) -> Response<Body> {
+    let info = &call.context.info;
+    let (accept, if_none_match) = (call.header(ACCEPT), call.header(IF_NONE_MATCH));
+    let Some(document) = discovery::respond(&api.served(), &info.path, accept, if_none_match) else {
+        return page_not_found();
+    };
+    match info.verb.as_str() {
+        "get" | "head" => document.map(Body::from),
+        verb => {
+            let resource = crate::status::GroupResource {
+                group: "",
+                resource: &info.path,
+            };
+            ApiError::method_not_allowed(resource, verb).into_response()
+        }
+    }
+}
+
+/// What kube-apiserver answers where nothing is: not a Status.
+fn page_not_found() -> Response<Body> {
+    let mut response = Response::new(Body::from("404 page not found\n"));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(
+        http::header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    response
+}

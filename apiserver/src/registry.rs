@@ -32,11 +32,11 @@ pub mod strategy;
 
 pub mod update;
 
+use crate::conversion;
 use crate::request::context::WarningRecorder;
 use crate::resources::definition::{Backing, ResourceDefinition};
 use crate::status::{ApiError, GroupResource};
 use outrigger_storage::federated::{Extent, Scope, WallClock};
-use outrigger_storage::key::Domain;
 use outrigger_storage::{Error, FederatedStore, Key, Object, SealedObject};
 use parking_lot::Mutex;
 use placement::Placement;
@@ -162,10 +162,6 @@ impl RequestScope {
         }
     }
 
-    fn domain(&self) -> Domain {
-        self.key().domain()
-    }
-
     fn storage_error(&self, error: Error) -> ApiError {
         ApiError::from_storage(error, self.group_resource(), &self.name)
     }
@@ -179,23 +175,21 @@ impl RequestScope {
         ApiError::invalid(&self.definition.group, &self.definition.kind, name, causes)
     }
 
-    fn storage_api_version(&self) -> String {
-        match self.definition.storage_resource().group.as_ref() {
-            "" => self.definition.storage_version.clone(),
-            group => format!("{group}/{}", self.definition.storage_version),
-        }
-    }
-
     /// The object in the version that was asked for.
     fn to_served(&self, mut object: Unstructured) -> Unstructured {
-        object.insert("apiVersion".to_owned(), self.definition.api_version().into());
+        conversion::to_served(&self.definition, &mut object);
         object
     }
 
-    /// The object in the version in which it is stored, ready to be stored.
-    fn seal(&self, mut object: Unstructured) -> Result<SealedObject, ApiError> {
-        object.insert("apiVersion".to_owned(), self.storage_api_version().into());
-        SealedObject::seal(&object, self.definition.fingerprint).map_err(|error| match error {
+    /// The object in the version in which it is stored.
+    fn to_stored(&self, mut object: Unstructured) -> Unstructured {
+        conversion::to_stored(&self.definition, &mut object);
+        object
+    }
+
+    /// The object, ready to be stored.
+    fn seal(&self, object: &Unstructured) -> Result<SealedObject, ApiError> {
+        SealedObject::seal(object, self.definition.fingerprint).map_err(|error| match error {
             outrigger_storage::object::SealError::TooLarge(size) => {
                 let limit = outrigger_storage::object::OBJECT_BYTES_MAX;
                 self.storage_error(Error::TooLarge { size, limit })
@@ -249,10 +243,7 @@ fn new_uid(rng: &mut impl rand::Rng) -> String {
         .to_string()
 }
 
-/// The object as a value, in the version that was asked for, resourceVersion included.
+/// The object as a value, in the version in which it is stored, resourceVersion included.
 fn value_of(scope: &RequestScope, object: &Object) -> Result<Unstructured, ApiError> {
-    object
-        .to_value()
-        .map(|value| scope.to_served(value))
-        .map_err(|error| scope.storage_error(error))
+    object.to_value().map_err(|error| scope.storage_error(error))
 }

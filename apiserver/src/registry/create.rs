@@ -4,6 +4,7 @@ use super::names::{self, GENERATE_TRIES_MAX};
 use super::object_meta::{self, metadata_mut, text};
 use super::{Answer, Registry, RequestScope, Unstructured, strategy};
 use crate::registry::read::is_terminating;
+use crate::resources::field;
 use crate::status::{ApiError, StatusCause};
 use outrigger_storage::{Error, Key, Object, SealedObject};
 use serde_json::Value;
@@ -19,9 +20,9 @@ impl Registry {
     pub async fn create(&self, scope: &RequestScope, mut object: Unstructured) -> Result<Answer, ApiError> {
         let definition = &*scope.definition;
         check_type(scope, &mut object)?;
-        object_meta::coerce(&mut object).map_err(|error| cannot_be_handled(scope, &object, &error))?;
-        object_meta::wipe_system_fields(&mut object);
+        let mut object = to_stored_form(scope, object).map_err(|error| cannot_be_handled(scope, &error))?;
         check_namespace(scope, &mut object)?;
+        object_meta::wipe_system_fields(&mut object);
         if let Some(warning) = object_meta::dedup_owner_references(&mut object) {
             scope.warnings.add(warning);
         }
@@ -69,12 +70,9 @@ impl Registry {
             object_meta::rfc3339(self.now()).into(),
         );
         strategy::prepare_for_create(scope, &mut object);
-        let mut causes = strategy::validate(scope, &object);
-        causes.extend(object_meta::validate(
-            &object,
-            definition.namespaced,
-            strategy::name_rule(definition),
-        ));
+        let mut causes = strategy::validate_create(scope, &object);
+        let name_rule = |name: &str, prefix| strategy::validate_name(definition, name, prefix);
+        causes.extend(object_meta::validate(&object, definition.namespaced, &name_rule));
         // Here: the schema and CEL, then validating admission.
         let name = text(&object, "name").to_owned();
         if !causes.is_empty() {
@@ -84,9 +82,10 @@ impl Registry {
             scope.warnings.add(warning);
         }
         check_resource_version_is_unset(&object)?;
+        strategy::canonicalize(scope, &mut object);
 
         let key = scope.key_of(&name);
-        let sealed = scope.seal(object.clone())?;
+        let sealed = scope.seal(&object)?;
         let result = if scope.dry_run {
             self.dry_run_create(scope, &key, object).await
         } else {
@@ -136,7 +135,7 @@ impl Registry {
         match self.store(&scope.definition).get(key).await {
             Ok(existing) => Ok(Err(Box::new(existing))),
             Err(Error::NotFound { .. } | Error::Unplaced(_) | Error::OwnerUnknown { .. }) => {
-                Ok(Ok(Answer::Value(object)))
+                Ok(Ok(Answer::Value(scope.to_served(object))))
             }
             Err(error) => Err(ApiError::from_storage(error, scope.group_resource(), &key.name)),
         }
@@ -209,7 +208,12 @@ pub(super) fn check_type(scope: &RequestScope, object: &mut Unstructured) -> Res
             text("apiVersion")
         )));
     }
-    if definition.builtin.is_some() && text("kind") != definition.kind {
+    if text("kind") != definition.kind && definition.builtin.is_none() {
+        let detail = format!("must be {}", definition.kind);
+        let causes = vec![field::invalid("kind", text("kind"), &detail)];
+        return Err(scope.invalid(object_meta::text(object, "name"), causes));
+    }
+    if text("kind") != definition.kind {
         return Err(ApiError::bad_request(format!(
             "{} in version {:?} cannot be handled as a {}",
             text("kind"),
@@ -218,6 +222,16 @@ pub(super) fn check_type(scope: &RequestScope, object: &mut Unstructured) -> Res
         )));
     }
     Ok(())
+}
+
+/// An object as clients send it, in the form in which it is stored: metadata and built-in kinds have their types.
+///
+/// # Errors
+/// The text of the decoding error.
+pub(super) fn to_stored_form(scope: &RequestScope, mut object: Unstructured) -> Result<Unstructured, String> {
+    object_meta::coerce(&mut object)?;
+    let object = crate::resources::strategy::typed(&scope.definition, object);
+    Ok(scope.to_stored(object.map_err(|error| error.to_string())?))
 }
 
 /// The namespace in the object is the one in the URL; it is filled in where it is missing.
@@ -238,12 +252,10 @@ pub(super) fn check_namespace(scope: &RequestScope, object: &mut Unstructured) -
     }
 }
 
-pub(super) fn cannot_be_handled(scope: &RequestScope, object: &Unstructured, error: &str) -> ApiError {
-    let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
-    let definition = &scope.definition;
+pub(super) fn cannot_be_handled(scope: &RequestScope, error: &str) -> ApiError {
+    let (version, kind) = (&scope.definition.version, &scope.definition.kind);
     ApiError::bad_request(format!(
-        "{kind} in version {:?} cannot be handled as a {}: {error}",
-        definition.version, definition.kind
+        "{kind} in version {version:?} cannot be handled as a {kind}: {error}"
     ))
 }
 

@@ -6,15 +6,12 @@
 use super::object_meta::{self, metadata_mut, text};
 use super::{Answer, Registry, RequestScope, Unstructured, finalizers, strategy, value_of};
 use crate::request::options::DeleteOptions;
-use crate::resources::definition::Builtin;
 use crate::status::{ApiError, GroupResource};
 use outrigger_storage::{Error, Object};
 use serde_json::{Value, json};
 
 /// How often a delete starts again because somebody else wrote in between.
 const DELETE_TRIES_MAX: usize = 64;
-/// Keeps a CustomResourceDefinition until its objects are gone.
-const CUSTOM_RESOURCE_CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 /// What became of an object.
 #[derive(Debug, Clone)]
@@ -81,27 +78,14 @@ impl Registry {
         if strategy::is_garbage_collected(definition) {
             object_meta::set_finalizers(&mut object, &finalizers::for_deletion(old, options));
         }
-        match definition.builtin {
-            Some(Builtin::Namespace) if first => {
-                mark_without_generation(&mut object, self.now());
-                status_of(&mut object).insert("phase".to_owned(), "Terminating".into());
-                return Some(object);
-            }
-            Some(Builtin::Namespace) if !strategy::may_finish(definition, old) => return Some(old.clone()),
-            Some(Builtin::CustomResourceDefinition) if first => {
-                mark_without_generation(&mut object, self.now());
-                let mut kept: Vec<String> = object_meta::finalizers(&object)
-                    .into_iter()
-                    .map(str::to_owned)
-                    .collect();
-                if !kept.iter().any(|f| f == CUSTOM_RESOURCE_CLEANUP) {
-                    kept.push(CUSTOM_RESOURCE_CLEANUP.to_owned());
-                }
-                object_meta::set_finalizers(&mut object, &kept);
-                set_terminating_condition(&mut object, &object_meta::rfc3339(self.now()));
-                return Some(object);
-            }
-            _ => {}
+        if strategy::holds_content(definition) && first {
+            let now = object_meta::rfc3339(self.now());
+            metadata_mut(&mut object).insert("deletionTimestamp".to_owned(), now.clone().into());
+            strategy::prepare_for_delete(definition, &mut object, &now);
+            return Some(object);
+        }
+        if strategy::stays(definition, old) {
+            return Some(old.clone());
         }
         if object_meta::finalizers(&object).is_empty() {
             return None;
@@ -121,13 +105,13 @@ impl Registry {
             answer: DeleteAnswer::Object(answer),
         };
         let sealed = scope
-            .seal(object.clone())
+            .seal(&object)
             .map_err(|error| Error::Internal(error.message))?;
         if sealed.body() == current.stored_json() {
             return Ok(waits(Answer::Stored(current.clone())));
         }
         if scope.dry_run {
-            return Ok(waits(Answer::Value(object)));
+            return Ok(waits(Answer::Value(scope.to_served(object))));
         }
         let stored = self.store(&scope.definition).update(current, &sealed).await?;
         Ok(waits(Answer::Stored(stored)))
@@ -163,39 +147,6 @@ fn check_preconditions(
         ));
     }
     Ok(())
-}
-
-fn mark_without_generation(object: &mut Unstructured, now: i64) {
-    metadata_mut(object).insert("deletionTimestamp".to_owned(), object_meta::rfc3339(now).into());
-}
-
-fn status_of(object: &mut Unstructured) -> &mut Unstructured {
-    static_object(object.entry("status").or_insert(Value::Null))
-}
-
-fn static_object(value: &mut Value) -> &mut Unstructured {
-    if !value.is_object() {
-        *value = json!({});
-    }
-    match value {
-        Value::Object(map) => map,
-        _ => unreachable!("made an object just above"),
-    }
-}
-
-fn set_terminating_condition(object: &mut Unstructured, now: &str) {
-    let condition = json!({
-        "type": "Terminating", "status": "True", "reason": "InstanceDeletionPending", "lastTransitionTime": now,
-        "message": "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
-    });
-    let conditions = status_of(object).entry("conditions").or_insert(Value::Null);
-    match conditions {
-        Value::Array(conditions) => {
-            conditions.retain(|c| c["type"] != "Terminating");
-            conditions.push(condition);
-        }
-        other => *other = json!([condition]),
-    }
 }
 
 /// The answer about an object that is gone at `version`.

@@ -6,8 +6,8 @@ use super::{Registry, RequestScope, read};
 use crate::request::options::{DeleteOptions, ListOptions};
 use crate::status::ApiError;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use outrigger_storage::Object;
 use outrigger_storage::federated::{List, ListVersion, Missing};
+use outrigger_storage::{Object, ResourceVersion};
 
 /// How many deletes of one request run at a time.
 const DELETES_IN_FLIGHT_MAX: usize = 16;
@@ -23,13 +23,27 @@ impl Registry {
         list_options: &ListOptions,
         options: &DeleteOptions,
     ) -> Result<List, ApiError> {
-        let mut list = self.list(scope, list_options, Missing::Refuse).await?;
-        let version = list.resource_version();
-        while let Some(batch) = list
-            .next_batch()
+        let version = self.delete_all(scope, list_options, options).await?;
+        let version = match list_options.version()? {
+            // A page is found by its token.
+            page @ ListVersion::Continue(_) => page,
+            _ => ListVersion::Exact(version),
+        };
+        let predicate = read::predicate(scope, &list_options.predicate)?;
+        self.list_version(scope, predicate, version, list_options.limit, Missing::Refuse)
             .await
-            .map_err(|error| scope.storage_error(error))?
-        {
+    }
+
+    /// Deletes what the list shows; returns the snapshot that it was.
+    async fn delete_all(
+        &self,
+        scope: &RequestScope,
+        list_options: &ListOptions,
+        options: &DeleteOptions,
+    ) -> Result<ResourceVersion, ApiError> {
+        let mut list = self.list(scope, list_options, Missing::Refuse).await?;
+        let failed = |error| ApiError::from_storage(error, scope.group_resource(), "");
+        while let Some(batch) = list.next_batch().await.map_err(failed)? {
             let deletes = batch
                 .objects
                 .iter()
@@ -39,15 +53,7 @@ impl Registry {
                 .try_collect::<()>()
                 .await?;
         }
-        drop(list);
-        let version = match list_options.version()? {
-            // A page is found by its token.
-            page @ ListVersion::Continue(_) => page,
-            _ => ListVersion::Exact(version),
-        };
-        let predicate = read::predicate(scope, &list_options.predicate)?;
-        self.list_version(scope, predicate, version, list_options.limit, Missing::Refuse)
-            .await
+        Ok(list.resource_version())
     }
 
     async fn delete_listed(

@@ -13,7 +13,7 @@ pub(crate) const ORPHAN_FINALIZER: &str = "orphan";
 pub(crate) const FOREGROUND_FINALIZER: &str = "foregroundDeletion";
 
 /// What is wrong with a name; the flag says that it is the prefix of a name to be generated.
-pub(crate) type NameRule = fn(&str, bool) -> Vec<String>;
+pub(crate) type NameRule<'a> = &'a dyn Fn(&str, bool) -> Vec<String>;
 
 /// What a field of metadata must be.
 enum Form {
@@ -276,7 +276,7 @@ pub(crate) fn finalizer_warnings(object: &Unstructured, old: Option<&Unstructure
 }
 
 /// The rules for the metadata of any object, new or changed.
-pub(crate) fn validate(object: &Unstructured, namespaced: bool, name_rule: NameRule) -> Vec<StatusCause> {
+pub(crate) fn validate(object: &Unstructured, namespaced: bool, name_rule: NameRule<'_>) -> Vec<StatusCause> {
     let mut causes = Vec::new();
     let invalid = |path: &str, value: &str, problems: Vec<String>| -> Vec<StatusCause> {
         problems.iter().map(|p| field::invalid(path, value, p)).collect()
@@ -522,7 +522,9 @@ mod tests {
     }
 
     fn check_validate(metadata: Value, namespaced: bool, expect: &[&str]) {
-        let causes = validate(&object(metadata), namespaced, names::dns_subdomain);
+        let causes = validate(&object(metadata), namespaced, &|name, _| {
+            names::is_dns1123_subdomain(name)
+        });
         let fields: Vec<&str> = causes.iter().map(|c| c.field.as_str()).collect();
         assert_eq!(fields, expect, "{causes:?}");
     }

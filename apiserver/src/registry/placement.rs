@@ -265,7 +265,7 @@ fn with_owner(mut value: Unstructured, claim: &Claim, cluster: &str) -> Unstruct
         .filter(Value::is_object)
         .unwrap_or_else(|| json!({}));
     status["owner"] = json!({
-        "cluster": cluster, "slot": claim.slot.0, "generation": claim.generation, "uid": claim.uid,
+        "cluster": cluster, "slot": claim.slot.0, "generation": claim.generation, "uid": claim.uid, "state": "Active",
     });
     value.insert("status".to_owned(), status);
     value

@@ -160,7 +160,10 @@ pub(super) fn predicate(
     for term in asked.fields.terms() {
         let path = match term.field() {
             "metadata.name" | "metadata.namespace" => term.field().to_owned(),
-            other => selectable_path(scope, other).ok_or_else(|| not_selectable(scope, other))?,
+            other => scope
+                .definition
+                .selectable_path(other)
+                .ok_or_else(|| not_selectable(scope, other))?,
         };
         let path = path.strip_prefix('.').unwrap_or(&path);
         let operator = if term.operator() == FieldOperator::Equals {
@@ -183,14 +186,6 @@ pub(super) fn predicate(
         fields,
         ..asked.clone()
     })
-}
-
-fn selectable_path(scope: &RequestScope, field: &str) -> Option<String> {
-    let paths = &scope.definition.selectable_fields;
-    paths
-        .iter()
-        .find(|path| path.strip_prefix('.') == Some(field))
-        .cloned()
 }
 
 fn not_selectable(scope: &RequestScope, field: &str) -> ApiError {

@@ -34,7 +34,7 @@ impl Registry {
 /// The scale of an object, and whether the object says how many replicas it wants.
 fn of_object(scope: &RequestScope, object: &Unstructured) -> Result<(Unstructured, bool), ApiError> {
     let paths = paths(scope)?;
-    let number = |path: &str| replicas(object, path).map_err(|error| ApiError::internal(error));
+    let number = |path: &str| replicas(object, path).map_err(ApiError::internal);
     let (spec, status) = (number(&paths.spec_replicas)?, number(&paths.status_replicas)?);
     let mut kept = Map::new();
     for name in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {

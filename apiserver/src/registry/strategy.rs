@@ -1,29 +1,34 @@
 //! What is particular to a kind on its way into the store: what a client cannot set, and what must hold.
 //!
-//! Objects of CRDs have one rule each for create, update and status; the built-in kinds have their own in `resources`.
-//! Pure. Schemas are another layer: their place is marked in `create` and `update`.
+//! Objects of CRDs have one rule each for create, update and status; the built-in kinds have their own in
+//! `resources::strategy`. Pure. Schemas are another layer: their place is marked in `create` and `update`.
 
-use super::object_meta::{self, generation, metadata_mut};
+use super::object_meta::{generation, metadata_mut};
 use super::{Part, RequestScope, Unstructured, names};
 use crate::resources::definition::{Builtin, ResourceDefinition};
-use crate::resources::field;
+use crate::resources::strategy as builtin;
 use crate::status::StatusCause;
 use serde_json::Value;
 
-/// How objects of this kind may be named.
-pub(crate) fn name_rule(definition: &ResourceDefinition) -> object_meta::NameRule {
-    match definition.builtin {
-        Some(Builtin::Namespace) => names::dns_label,
-        _ => names::dns_subdomain,
+/// What is wrong with a name; `prefix` says that it is the beginning of one to be generated.
+pub(crate) fn validate_name(definition: &ResourceDefinition, name: &str, prefix: bool) -> Vec<String> {
+    if prefix {
+        builtin::validate_name(definition.builtin, &names::with_suffix(name))
+    } else {
+        builtin::validate_name(definition.builtin, name)
     }
 }
 
 /// Whether a PUT without resourceVersion overwrites whatever is there.
 pub(crate) fn allows_unconditional_update(definition: &ResourceDefinition) -> bool {
-    matches!(
-        definition.builtin,
-        Some(Builtin::Namespace | Builtin::Secret | Builtin::Event)
-    )
+    definition
+        .builtin
+        .is_some_and(builtin::allow_unconditional_update)
+}
+
+/// Whether a PUT of a name that is not there creates it.
+pub(crate) fn allows_create_on_update(definition: &ResourceDefinition) -> bool {
+    definition.builtin.is_some_and(builtin::allow_create_on_update)
 }
 
 /// Whether the answer to a delete is the object instead of a Status.
@@ -33,42 +38,36 @@ pub(crate) fn returns_deleted_object(definition: &ResourceDefinition) -> bool {
 
 /// Whether the garbage collector has a say in the deletion of objects of this kind.
 pub(crate) fn is_garbage_collected(definition: &ResourceDefinition) -> bool {
-    definition.builtin != Some(Builtin::Event)
-}
-
-/// Whether changes count as generations.
-fn has_generation(definition: &ResourceDefinition) -> bool {
-    matches!(definition.builtin, None | Some(Builtin::CustomResourceDefinition))
+    definition.builtin.is_none_or(builtin::garbage_collected)
 }
 
 /// Makes a new object what clients can make it.
 pub(crate) fn prepare_for_create(scope: &RequestScope, object: &mut Unstructured) {
-    let definition = &*scope.definition;
-    if definition.status {
-        object.remove("status");
-    }
-    if has_generation(definition) {
-        metadata_mut(object).insert("generation".to_owned(), 1.into());
+    match scope.definition.builtin {
+        Some(kind) => builtin::prepare_for_create(kind, object),
+        None => {
+            if scope.definition.status {
+                object.remove("status");
+            }
+            metadata_mut(object).insert("generation".to_owned(), 1.into());
+        }
     }
 }
 
 /// Makes a changed object what the endpoint can make it: the object without status, or the status alone.
 pub(crate) fn prepare_for_update(scope: &RequestScope, object: &mut Unstructured, old: &Unstructured) {
-    let definition = &*scope.definition;
-    match scope.part {
-        Part::Status => {
+    match (scope.definition.builtin, scope.part) {
+        (Some(kind), part) => builtin::prepare_for_update(kind, object, old, part.as_str()),
+        (None, Part::Status) => {
             let status = object.remove("status");
-            let kind = object.get("kind").cloned();
             *object = old.clone();
-            // Kept as it was sent, so that a wrong one is refused below.
-            kind.map(|kind| object.insert("kind".to_owned(), kind));
             set(object, "status", status);
         }
-        Part::Object | Part::Scale | Part::Finalize => {
-            if definition.status {
+        (None, _) => {
+            if scope.definition.status {
                 set(object, "status", old.get("status").cloned());
             }
-            if has_generation(definition) && !same_but_metadata(object, old) {
+            if !same_but_metadata(object, old) {
                 let next = generation(old) + 1;
                 metadata_mut(object).insert("generation".to_owned(), next.into());
             }
@@ -76,24 +75,17 @@ pub(crate) fn prepare_for_update(scope: &RequestScope, object: &mut Unstructured
     }
 }
 
-/// What must hold for objects of CRDs besides their schema.
-pub(crate) fn validate(scope: &RequestScope, object: &Unstructured) -> Vec<StatusCause> {
-    let definition = &*scope.definition;
-    let mut causes = Vec::new();
-    let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
-    for (name, expect) in [
-        ("kind", &definition.kind),
-        ("apiVersion", &definition.api_version()),
-    ] {
-        if text(name) != expect {
-            causes.push(field::invalid(name, text(name), &format!("must be {expect}")));
-        }
+/// The last change, when the name is known.
+pub(crate) fn canonicalize(scope: &RequestScope, object: &mut Unstructured) {
+    if let Some(kind) = scope.definition.builtin {
+        builtin::canonicalize(kind, object);
     }
-    if let Some(scale) = &definition.scale {
-        for path in [&scale.spec_replicas, &scale.status_replicas] {
-            causes.extend(super::scale::validate_replicas(object, path));
-        }
-    }
+}
+
+/// What must hold for a new object besides its metadata and its schema.
+pub(crate) fn validate_create(scope: &RequestScope, object: &Unstructured) -> Vec<StatusCause> {
+    let mut causes = builtin::validate_create(&scope.definition, object);
+    causes.extend(validate_scale(scope, object));
     causes
 }
 
@@ -101,18 +93,41 @@ pub(crate) fn validate(scope: &RequestScope, object: &Unstructured) -> Vec<Statu
 pub(crate) fn validate_update(
     scope: &RequestScope,
     object: &Unstructured,
-    _old: &Unstructured,
+    old: &Unstructured,
 ) -> Vec<StatusCause> {
-    validate(scope, object)
+    let mut causes = builtin::validate_update(&scope.definition, object, old, scope.part.as_str());
+    causes.extend(validate_scale(scope, object));
+    causes
 }
 
-/// Whether an object whose last finalizer went may go: a namespace has others besides.
-pub(crate) fn may_finish(definition: &ResourceDefinition, object: &Unstructured) -> bool {
-    let finalizers = object
-        .get("spec")
-        .and_then(|s| s.get("finalizers"))
-        .and_then(Value::as_array);
-    definition.builtin != Some(Builtin::Namespace) || finalizers.is_none_or(Vec::is_empty)
+fn validate_scale(scope: &RequestScope, object: &Unstructured) -> Vec<StatusCause> {
+    let scale = scope.definition.scale.iter();
+    let paths = scale.flat_map(|scale| [&scale.spec_replicas, &scale.status_replicas]);
+    paths
+        .filter_map(|path| super::scale::validate_replicas(object, path))
+        .collect()
+}
+
+/// Whether the first request to delete only marks the object, because there is content to be removed.
+pub(crate) fn holds_content(definition: &ResourceDefinition) -> bool {
+    matches!(
+        definition.builtin,
+        Some(Builtin::Namespace | Builtin::CustomResourceDefinition)
+    )
+}
+
+/// Marks an object that holds content.
+pub(crate) fn prepare_for_delete(definition: &ResourceDefinition, object: &mut Unstructured, now: &str) {
+    if let Some(kind) = definition.builtin {
+        builtin::prepare_for_delete(kind, object, now);
+    }
+}
+
+/// Whether an object in deletion stays although its last finalizer went: a namespace has others besides.
+pub(crate) fn stays(definition: &ResourceDefinition, object: &Unstructured) -> bool {
+    definition
+        .builtin
+        .is_some_and(|kind| builtin::stays(kind, object))
 }
 
 fn set(object: &mut Unstructured, field: &str, value: Option<Value>) {
@@ -123,11 +138,7 @@ fn set(object: &mut Unstructured, field: &str, value: Option<Value>) {
 }
 
 fn same_but_metadata(a: &Unstructured, b: &Unstructured) -> bool {
-    let rest = |o: &Unstructured| {
-        o.iter()
-            .filter(|(k, _)| *k != "metadata")
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect::<Vec<_>>()
-    };
-    a.len() == b.len() && rest(a) == rest(b)
+    let rest = |o: &Unstructured| o.keys().filter(|k| *k != "metadata").count();
+    let same = |(k, v): (&String, &Value)| k == "metadata" || b.get(k) == Some(v);
+    rest(a) == rest(b) && a.iter().all(same)
 }

@@ -2,7 +2,7 @@
 //!
 //! A patch is an update whose new object is computed from the current one, in the same loop.
 
-use super::create::{cannot_be_handled, check_namespace, check_type};
+use super::create::{cannot_be_handled, check_namespace, check_type, to_stored_form};
 use super::object_meta::{self, generation, metadata_mut, text};
 use super::patch::Patch;
 use super::{Answer, Part, Registry, RequestScope, Unstructured, finalizers, scale, strategy, value_of};
@@ -20,13 +20,19 @@ pub type StrategicMerge<'a> =
     &'a (dyn Fn(&Unstructured, &Unstructured) -> Result<Unstructured, ApiError> + Send + Sync);
 
 impl Registry {
-    /// Replaces the object (or its status, or a namespace's finalizers) by `object`.
+    /// Replaces the object (or its status, or a namespace's finalizers) by `object`. Says whether it was created: some
+    /// kinds are, by a PUT.
     ///
     /// # Errors
     /// 400, 404, 409, 413, 422, and the store's.
-    pub async fn update(&self, scope: &RequestScope, mut object: Unstructured) -> Result<Answer, ApiError> {
+    pub async fn update(
+        &self,
+        scope: &RequestScope,
+        mut object: Unstructured,
+    ) -> Result<(Answer, bool), ApiError> {
         check_type(scope, &mut object)?;
-        object_meta::coerce(&mut object).map_err(|error| cannot_be_handled(scope, &object, &error))?;
+        let asked = object.clone();
+        let mut object = to_stored_form(scope, object).map_err(|error| cannot_be_handled(scope, &error))?;
         check_namespace(scope, &mut object)?;
         check_name(scope, &object)?;
         warn_about_owners(scope, &mut object);
@@ -35,7 +41,11 @@ impl Registry {
             check_uid(scope, &uid, text(current, "uid"))?;
             Ok(object.clone())
         };
-        self.update_with(scope, &compute).await
+        let creates = scope.part == Part::Object && strategy::allows_create_on_update(&scope.definition);
+        match self.update_with(scope, &compute).await {
+            Err(error) if error.code == 404 && creates => Ok((self.create(scope, asked).await?, true)),
+            result => Ok((result?, false)),
+        }
     }
 
     /// Applies a patch to the object or its status.
@@ -49,13 +59,15 @@ impl Registry {
         strategic_merge: StrategicMerge<'_>,
     ) -> Result<Answer, ApiError> {
         let compute = |current: &Unstructured| {
-            let mut object = match patch {
-                Patch::StrategicMerge(patch) => strategic_merge(current, patch)?,
-                Patch::Json(_) | Patch::Merge(_) => patch.apply(current)?,
+            let current = scope.to_served(current.clone());
+            let object = match patch {
+                Patch::StrategicMerge(patch) => strategic_merge(&current, patch)?,
+                Patch::Json(_) | Patch::Merge(_) => patch.apply(&current)?,
             };
-            let result = object_meta::coerce(&mut object);
-            result.map_err(|error| {
-                let cause = field::invalid("patch", Value::Object(object.clone()).to_string(), &error);
+            check_patched_type(scope, &object)?;
+            let patched = object.clone();
+            let mut object = to_stored_form(scope, object).map_err(|error| {
+                let cause = field::invalid("patch", Value::Object(patched).to_string(), &error);
                 ApiError::invalid("", "", "", vec![cause])
             })?;
             check_namespace(scope, &mut object)?;
@@ -95,7 +107,7 @@ impl Registry {
         scale::answer(scope, self.update_with(scope, &compute).await?)
     }
 
-    /// The loop: `compute` makes the new object of the current one, both in the version that was asked for.
+    /// The loop: `compute` makes the new object of the current one, both in the form in which they are stored.
     async fn update_with(
         &self,
         scope: &RequestScope,
@@ -112,27 +124,29 @@ impl Registry {
             // Here: the schema and CEL, then validating admission.
 
             let finished =
-                finalizers::is_finished(&object, &old) && strategy::may_finish(&scope.definition, &object);
+                finalizers::is_finished(&object, &old) && !strategy::stays(&scope.definition, &object);
             let result = if finished && scope.dry_run {
-                return Ok(Answer::Value(object));
+                return Ok(Answer::Value(scope.to_served(object)));
             } else if finished {
                 match store.delete(&current).await {
-                    Err(Error::Conflict(None) | Error::NotFound { .. }) => return Ok(Answer::Value(object)),
+                    Err(Error::Conflict(None) | Error::NotFound { .. }) => {
+                        return Ok(Answer::Value(scope.to_served(object)));
+                    }
                     other => other.map(|deleted| {
                         let version = deleted.resource_version().to_string();
                         metadata_mut(&mut object).insert("resourceVersion".to_owned(), version.into());
-                        Answer::Value(object)
+                        Answer::Value(scope.to_served(object))
                     }),
                 }
             } else {
-                let sealed = scope.seal(object.clone())?;
+                let sealed = scope.seal(&object)?;
                 if sealed.body() == current.stored_json() {
                     return Ok(Answer::Stored(current));
                 }
                 if scope.dry_run {
                     let version = current.resource_version().to_string();
                     metadata_mut(&mut object).insert("resourceVersion".to_owned(), version.into());
-                    return Ok(Answer::Value(object));
+                    return Ok(Answer::Value(scope.to_served(object)));
                 }
                 store.update(&current, &sealed).await.map(Answer::Stored)
             };
@@ -158,12 +172,14 @@ fn prepare(scope: &RequestScope, object: &mut Unstructured, old: &Unstructured) 
     };
     strategy::prepare_for_update(scope, object, old);
     object_meta::keep_system_fields(object, old);
-    let mut causes = object_meta::validate(object, definition.namespaced, strategy::name_rule(definition));
+    let name_rule = |name: &str, prefix| strategy::validate_name(definition, name, prefix);
+    let mut causes = object_meta::validate(object, definition.namespaced, &name_rule);
     causes.extend(object_meta::validate_update(object, old));
     causes.extend(strategy::validate_update(scope, object, old));
     if !causes.is_empty() {
         return Err(scope.invalid(&scope.name, causes));
     }
+    strategy::canonicalize(scope, object);
     if scope.part == Part::Object {
         for warning in object_meta::finalizer_warnings(object, Some(old)) {
             scope.warnings.add(warning);
@@ -189,6 +205,23 @@ fn check_version(scope: &RequestScope, object: &Unstructured, current: &Object) 
             Err(ApiError::invalid(group, resource, &scope.name, vec![cause]))
         }
     }
+}
+
+/// A patch may not turn the object into one of another kind.
+fn check_patched_type(scope: &RequestScope, object: &Unstructured) -> Result<(), ApiError> {
+    let expect = [
+        ("kind", scope.definition.kind.clone()),
+        ("apiVersion", scope.definition.api_version()),
+    ];
+    let wrong = |(name, expect): &(&str, String)| {
+        let text = object.get(*name).and_then(Value::as_str).unwrap_or_default();
+        (text != expect).then(|| field::invalid(*name, text, &format!("must be {expect}")))
+    };
+    let causes: Vec<_> = expect.iter().filter_map(wrong).collect();
+    if causes.is_empty() {
+        return Ok(());
+    }
+    Err(scope.invalid(&scope.name, causes))
 }
 
 fn check_uid(scope: &RequestScope, asked: &str, current: &str) -> Result<(), ApiError> {

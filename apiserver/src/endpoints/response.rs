@@ -1,0 +1,161 @@
+//! Answers: one object, a list, or an error, in the representation that the client accepts.
+
+use super::{ApiContext, Call};
+use crate::negotiation::{MediaType, Representation, ResponseKind, negotiate_output, negotiate_status};
+use crate::registry::{Answer, RequestScope};
+use crate::request::options::{FieldValidation, IncludeObject};
+use crate::serializer::gzip::{BodyCompressor, ContentEncoding, accepts_gzip};
+use crate::serializer::{self, ObjectEncoder, Source};
+use crate::status::ApiError;
+use axum::body::Body;
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, USER_AGENT, VARY};
+use http::{HeaderValue, Response, StatusCode};
+
+/// The representation of an answer.
+pub(super) fn negotiate(
+    call: &Call,
+    scope: &RequestScope,
+    kind: ResponseKind,
+) -> Result<Representation, ApiError> {
+    let has_protobuf = scope.definition.builtin.is_some();
+    negotiate_output(
+        call.header(ACCEPT),
+        call.header(USER_AGENT),
+        call.context.query.first("pretty"),
+        kind,
+        has_protobuf,
+    )
+}
+
+/// What encodes the answer.
+pub(super) fn encoder(
+    api: &ApiContext,
+    call: &Call,
+    scope: &RequestScope,
+    representation: &Representation,
+) -> Result<ObjectEncoder, ApiError> {
+    let include = match IncludeObject::parse(&call.context.query)? {
+        IncludeObject::None => serializer::IncludeObject::None,
+        IncludeObject::Metadata => serializer::IncludeObject::Metadata,
+        IncludeObject::Object => serializer::IncludeObject::Object,
+    };
+    Ok(ObjectEncoder::new(
+        representation,
+        &scope.definition,
+        include,
+        api.now(),
+    ))
+}
+
+/// One object.
+pub(super) fn object(
+    mut encoder: ObjectEncoder,
+    code: StatusCode,
+    answer: &Answer,
+) -> Result<Response<Body>, ApiError> {
+    let source = match answer {
+        Answer::Stored(object) => Source::Stored(object),
+        Answer::Value(value) => Source::Value(value),
+    };
+    let body = encoder.encode_object(source)?;
+    Ok(whole(code, encoder.content_type(), body))
+}
+
+/// One object, compressed when it is long and the client accepts that.
+pub(super) fn compressed_object(
+    call: &Call,
+    encoder: ObjectEncoder,
+    answer: &Answer,
+) -> Result<Response<Body>, ApiError> {
+    let response = object(encoder, StatusCode::OK, answer)?;
+    if !accepts_gzip(call.header(ACCEPT_ENCODING)) {
+        return Ok(response);
+    }
+    let (parts, body) = response.into_parts();
+    // A whole body is in memory already.
+    let bytes = futures::FutureExt::now_or_never(axum::body::to_bytes(body, usize::MAX));
+    let bytes = bytes
+        .and_then(Result::ok)
+        .ok_or_else(|| ApiError::internal("the body is not whole"))?;
+    let mut compressor = BodyCompressor::new(true);
+    compressor.write(&bytes).map_err(ApiError::internal)?;
+    let (encoding, bytes) = compressor.finish().map_err(ApiError::internal)?;
+    let mut response = Response::from_parts(parts, Body::from(bytes));
+    set_encoding(&mut response, encoding);
+    Ok(response)
+}
+
+/// The headers of a body that is, or might have been, compressed.
+pub(super) fn set_encoding(response: &mut Response<Body>, encoding: ContentEncoding) {
+    if encoding == ContentEncoding::Gzip {
+        response
+            .headers_mut()
+            .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response
+            .headers_mut()
+            .insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
+}
+
+/// A body that is known as a whole.
+pub(super) fn whole(code: StatusCode, content_type: &'static str, body: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = code;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// Duplicate fields of a body: errors or warnings, as the request asks.
+pub(super) fn check_duplicates(
+    scope: &RequestScope,
+    validation: FieldValidation,
+    duplicates: Vec<String>,
+    strict: impl FnOnce(&[String]) -> ApiError,
+) -> Result<(), ApiError> {
+    match validation {
+        FieldValidation::Strict if !duplicates.is_empty() => Err(strict(&duplicates)),
+        FieldValidation::Warn => {
+            duplicates
+                .into_iter()
+                .for_each(|duplicate| scope.warnings.add(duplicate));
+            Ok(())
+        }
+        FieldValidation::Strict | FieldValidation::Ignore => Ok(()),
+    }
+}
+
+/// How errors of one request are answered.
+pub(super) struct Errors {
+    representation: Representation,
+}
+
+impl Errors {
+    /// In the encoding that the client accepts.
+    pub(super) fn of(call: &Call) -> Self {
+        let pretty = call.context.query.first("pretty");
+        Self {
+            representation: negotiate_status(call.header(ACCEPT), call.header(USER_AGENT), pretty),
+        }
+    }
+
+    pub(super) fn respond(&self, error: &ApiError) -> Response<Body> {
+        let response = error.clone().into_response();
+        if self.representation.media_type == MediaType::Json && !self.representation.pretty {
+            return response;
+        }
+        let (mut parts, _) = response.into_parts();
+        parts.headers.remove(http::header::CONTENT_LENGTH);
+        parts.headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static(self.representation.content_type()),
+        );
+        Response::from_parts(
+            parts,
+            Body::from(serializer::encode_status(error, &self.representation)),
+        )
+    }
+}

@@ -1,0 +1,58 @@
+//! PUT of an object, its status or its scale.
+
+use super::scope::Endpoint;
+use super::{ApiContext, Call, response};
+use crate::negotiation::{ResponseKind, negotiate_input};
+use crate::registry::Part;
+use crate::request::body::{REQUEST_BODY_BYTES_MAX, read_body};
+use crate::request::options::WriteOptions;
+use crate::serializer::{Expected, decode, strict_decoding_error};
+use crate::status::ApiError;
+use axum::body::Body;
+use http::header::CONTENT_TYPE;
+use http::{Response, StatusCode};
+
+pub(super) async fn serve(
+    api: &ApiContext,
+    endpoint: Endpoint,
+    mut call: Call,
+) -> Result<Response<Body>, ApiError> {
+    let mut scope = endpoint.scope;
+    let definition = scope.definition.clone();
+    let representation = response::negotiate(&call, &scope, ResponseKind::Object)?;
+    let body = read_body(
+        &call.headers,
+        std::mem::take(&mut call.body),
+        REQUEST_BODY_BYTES_MAX,
+    )
+    .await?;
+    let options = WriteOptions::parse_update(&call.context.query)?;
+    let media_type = negotiate_input(call.header(CONTENT_TYPE), definition.builtin.is_some())?;
+    let (api_version, kind) = match scope.part {
+        Part::Scale => ("autoscaling/v1".to_owned(), "Scale"),
+        _ => (definition.api_version(), definition.kind.as_str()),
+    };
+    let decoded = decode(
+        media_type,
+        &body,
+        Expected {
+            api_version: &api_version,
+            kind,
+        },
+    )?;
+    drop(body);
+    let strict = |problems: &[String]| strict_decoding_error(&definition.version, kind, problems);
+    response::check_duplicates(&scope, options.field_validation, decoded.duplicates, strict)?;
+    scope.dry_run = options.dry_run;
+    let encoder = response::encoder(api, &call, &scope, &representation)?;
+    let (answer, created) = match scope.part {
+        Part::Scale => (api.registry().update_scale(&scope, decoded.object).await?, false),
+        _ => api.registry().update(&scope, decoded.object).await?,
+    };
+    let code = if created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    response::object(encoder, code, &answer)
+}
