@@ -30,13 +30,8 @@ pub struct ContinueToken {
 const FORMAT: u8 = 1;
 
 impl ContinueToken {
-    pub(crate) fn new(
-        resource_version: Option<ResourceVersion>,
-        namespace: &str,
-        name: &str,
-        seen: u64,
-    ) -> Self {
-        let resource_version = resource_version.map_or(0, ResourceVersion::get);
+    pub(crate) fn new(resource_version: ResourceVersion, namespace: &str, name: &str, seen: u64) -> Self {
+        let resource_version = resource_version.get();
         Self {
             v: FORMAT,
             resource_version,
@@ -90,7 +85,12 @@ mod tests {
 
     #[test]
     fn tokens_come_back_and_others_are_refused() {
-        let token = ContinueToken::new(ResourceVersion::from_u64(77).ok(), "ns", "name", 500);
+        let token = ContinueToken::new(
+            ResourceVersion::from_u64(77).expect("in range"),
+            "ns",
+            "name",
+            500,
+        );
         assert_eq!(ContinueToken::decode(&token.encode()).expect("ours"), token);
         for bad in ["", "a", "!!", "bnVsbA", "eyJ2IjoyfQ", &"A".repeat(3000)] {
             assert!(ContinueToken::decode(bad).is_err(), "{bad}");

@@ -64,6 +64,16 @@ pub enum Error {
         /// The clusters that did not answer.
         missing: Vec<String>,
     },
+    /// A backend that belongs to another fleet or another slot.
+    #[error("cluster {cluster:?} belongs to somebody else: it is {found}, not {expected}")]
+    Foreign {
+        /// The cluster's name.
+        cluster: String,
+        /// Whose it is.
+        found: String,
+        /// Whose it should be.
+        expected: String,
+    },
     /// The backend's disk quota is (almost) used up.
     #[error("cluster {cluster:?} has no space left for objects")]
     Full {

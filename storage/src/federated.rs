@@ -1,9 +1,35 @@
 //! `FederatedStore`: get, list, watch, create, update and delete over all backends, under one order.
+//!
+//! This file is the store's surface: its settings, its options and its verbs. Each verb is a file below it:
+//!
+//! ```text
+//! get ─┐                                  ┌─ joined: one backend, its clock, its owners, its log
+//! write ├─▶ fleet: routing, closed epoch ─┤    feed ─▶ ring ◀─ cursor
+//! list ─┤     cut: rounds of ticks        └─ members, maintenance
+//! watch ┘     pager
+//! ```
+
+mod claim;
+mod cursor;
+mod cut;
+mod feed;
+mod fleet;
+mod get;
+mod joined;
+mod list;
+mod maintenance;
+mod members;
+mod pager;
+mod ring;
+mod watch;
+mod write;
 
 use crate::backend::Backend;
 use crate::continue_token::ContinueToken;
 use crate::key::{Domain, Key, Resource};
+use crate::metrics::StoreMetrics;
 use crate::{Error, Object, ResourceVersion, SealedObject, SelectionPredicate, Slot, WatchEvent};
+use fleet::Fleet;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +82,68 @@ pub struct StoreConfig {
     pub wall_clock: WallClock,
     /// Seed of everything random.
     pub seed: u64,
+    /// Where measurements go.
+    pub metrics: StoreMetrics,
+    /// A rule of the protocol that is broken on purpose, to show that the validators see it.
+    #[cfg(feature = "testing")]
+    pub broken: Option<Rule>,
+}
+
+impl StoreConfig {
+    /// The defaults, for a fleet with this uid and this wall clock (milliseconds since 1970).
+    #[must_use]
+    pub fn new(fleet: &str, routing: Routing, wall_clock: WallClock, seed: u64) -> Self {
+        Self {
+            fleet: fleet.to_owned(),
+            routing,
+            list_bytes_max: 64 * 1024 * 1024,
+            ring_bytes_max: 16 * 1024 * 1024,
+            write_deadline: Duration::from_secs(30),
+            retention: Duration::from_secs(600),
+            compact_every: Duration::from_secs(300),
+            wall_clock,
+            seed,
+            metrics: StoreMetrics::new(),
+            #[cfg(feature = "testing")]
+            broken: None,
+        }
+    }
+}
+
+/// The rules of the protocol that a test may break, one at a time. Each is there for a reason that a validator names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// A write compares the clock.
+    ClockCompare,
+    /// A write compares the owner.
+    OwnerCompare,
+    /// A watch over several backends releases an epoch only when all logs are past it.
+    ReleaseWhenClosed,
+    /// A snapshot reads just below the cut, not earlier.
+    CutAtTheTick,
+    /// A round whose tick was not the first at its epoch starts over.
+    RoundStartsOver,
+    /// A write of unknown outcome is settled after a tick, not by a read alone.
+    SettleByTick,
+    /// A write of unknown outcome is settled at all, not repeated blindly.
+    SettleUnknown,
+    /// A resume is limited by the next tick, and looks at the slot.
+    ResumeAtTheLimit,
+    /// A cluster that does not answer fails a list of all namespaces.
+    RefuseMissing,
+}
+
+impl Fleet {
+    /// Whether a test has broken this rule.
+    fn broken(&self, rule: Rule) -> bool {
+        #[cfg(feature = "testing")]
+        return self.config.broken == Some(rule);
+        #[cfg(not(feature = "testing"))]
+        {
+            let _ = rule;
+            false
+        }
+    }
 }
 
 /// A background task of the store, to be spawned by the caller; it ends when the store is dropped or closed.
@@ -68,7 +156,9 @@ pub struct Task {
 
 /// The store. Cheap to clone.
 #[derive(Clone)]
-pub struct FederatedStore {}
+pub struct FederatedStore {
+    fleet: Arc<Fleet>,
+}
 
 /// What a list or a watch covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,7 +220,7 @@ pub struct ListOptions {
 }
 
 /// A running list: batches of objects, ordered by namespace and name (bytewise).
-pub struct List {}
+pub struct List(list::Listing);
 
 /// Some objects of a list, in order. The bytes count against the budget until it is dropped.
 pub struct ObjectBatch {
@@ -151,24 +241,24 @@ impl List {
     /// The snapshot's resource version: the same on every page.
     #[must_use]
     pub fn resource_version(&self) -> ResourceVersion {
-        todo!()
+        self.0.resource_version()
     }
     /// Clusters that did not answer and are left out (only with [`Missing::Allow`]).
     #[must_use]
     pub fn missing(&self) -> &[String] {
-        todo!()
+        self.0.missing()
     }
     /// The next objects; `None` at the end. Waits for the byte budget. After an error the list is over and incomplete.
     ///
     /// # Errors
     /// `Unavailable`, `Expired`, `Corrupt`.
     pub async fn next_batch(&mut self) -> Result<Option<ObjectBatch>, Error> {
-        todo!()
+        self.0.next_batch().await
     }
     /// After the last batch: the continue token and what is left.
     #[must_use]
     pub fn end(&self) -> ListEnd {
-        todo!()
+        self.0.end()
     }
 }
 
@@ -185,7 +275,7 @@ pub enum WatchStart {
 }
 
 /// A running watch.
-pub struct Watch {}
+pub struct Watch(watch::Watching);
 
 impl Watch {
     /// The next events, at least one. Pending until there is one; an error (`Expired`, ...) ends the watch.
@@ -194,13 +284,13 @@ impl Watch {
     /// # Errors
     /// `Expired` when the watch cannot go on without a gap.
     pub async fn next_batch(&mut self) -> Result<Vec<WatchEvent>, Error> {
-        todo!()
+        self.0.next_batch().await
     }
     /// A resource version below which everything has been delivered, not below what this watch has delivered: for a
     /// bookmark. `None` until the watch has a position.
     #[must_use]
     pub fn bookmark(&self) -> Option<ResourceVersion> {
-        todo!()
+        self.0.bookmark()
     }
 }
 
@@ -275,48 +365,105 @@ impl FederatedStore {
     ///
     /// # Errors
     /// When a backend that answers belongs to another fleet or slot.
-    pub async fn open(_config: StoreConfig, _members: Vec<Member>) -> Result<(Self, Vec<Task>), Error> {
-        todo!()
+    pub async fn open(config: StoreConfig, members: Vec<Member>) -> Result<(Self, Vec<Task>), Error> {
+        if members.is_empty() || (config.routing == Routing::Sole && members.len() != 1) {
+            return Err(Error::Internal(format!(
+                "{} members do not fit this routing",
+                members.len()
+            )));
+        }
+        let fleet = Arc::new(Fleet::new(config, members));
+        let attempts = fleet.backends.iter().map(|joined| fleet.check(joined));
+        for (joined, checked) in fleet
+            .backends
+            .iter()
+            .zip(futures::future::join_all(attempts).await)
+        {
+            match checked {
+                Err(error @ Error::Foreign { .. }) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(cluster = %joined.member.name, %error, "a cluster cannot be reached yet")
+                }
+                Ok(()) => {}
+            }
+        }
+        let mut tasks = vec![Task {
+            name: "rounds of ticks".to_owned(),
+            run: Box::pin(fleet.clone().run_rounds()),
+        }];
+        for joined in &fleet.backends {
+            let name = &joined.member.name;
+            let (follow, maintain) = (
+                fleet.clone().follow_log(joined.clone()),
+                fleet.clone().maintain(joined.clone()),
+            );
+            tasks.push(Task {
+                name: format!("log of {name}"),
+                run: Box::pin(follow),
+            });
+            tasks.push(Task {
+                name: format!("maintenance of {name}"),
+                run: Box::pin(maintain),
+            });
+        }
+        Ok((Self { fleet }, tasks))
+    }
+
+    /// Ends the tasks. Calls still work for a while; watches do not move on.
+    pub fn close(&self) {
+        self.fleet.closing.send_replace(true);
+    }
+
+    /// Waits until the logs of all members are being followed.
+    pub async fn ready(&self) {
+        for joined in &self.fleet.backends {
+            let mut changes = joined.changes();
+            while !joined.is_connected() {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
     }
 
     /// The object, in its newest state.
     ///
     /// # Errors
     /// `NotFound`, `Unavailable`, `OwnerUnknown`.
-    pub async fn get(&self, _key: &Key) -> Result<Object, Error> {
-        todo!()
+    pub async fn get(&self, key: &Key) -> Result<Object, Error> {
+        self.fleet.get(key).await
     }
 
     /// Creates the object.
     ///
     /// # Errors
     /// `AlreadyExists` with the object that is there, `Unplaced`, `Unavailable`, `Full`, `UnknownOutcome`.
-    pub async fn create(&self, _key: &Key, _object: &SealedObject) -> Result<Object, Error> {
-        todo!()
+    pub async fn create(&self, key: &Key, object: &SealedObject) -> Result<Object, Error> {
+        self.fleet.create(key, object).await
     }
 
     /// Replaces the state `expected` (as returned by this store).
     ///
     /// # Errors
     /// `Conflict` with the current state, and as for create.
-    pub async fn update(&self, _expected: &Object, _object: &SealedObject) -> Result<Object, Error> {
-        todo!()
+    pub async fn update(&self, expected: &Object, object: &SealedObject) -> Result<Object, Error> {
+        self.fleet.update(expected, object).await
     }
 
     /// Deletes the state `expected`. Returns that state with the resource version of the deletion.
     ///
     /// # Errors
     /// `Conflict` with the current state (`None`: gone), and as for create.
-    pub async fn delete(&self, _expected: &Object) -> Result<Object, Error> {
-        todo!()
+    pub async fn delete(&self, expected: &Object) -> Result<Object, Error> {
+        self.fleet.delete(expected).await
     }
 
     /// Lists a scope. Returns when the snapshot is fixed; objects follow by [`List::next_batch`].
     ///
     /// # Errors
     /// `Unavailable`, `Expired`, `ResourceVersionTooLarge`, `InvalidContinue`, `Busy`.
-    pub async fn list(&self, _scope: &Scope, _options: ListOptions) -> Result<List, Error> {
-        todo!()
+    pub async fn list(&self, scope: &Scope, options: ListOptions) -> Result<List, Error> {
+        Ok(List(self.fleet.list(scope, options).await?))
     }
 
     /// Watches a scope.
@@ -325,17 +472,24 @@ impl FederatedStore {
     /// `Expired`, `ResourceVersionTooLarge`, `Unavailable` (initial events over all namespaces while a backend is lost).
     pub async fn watch(
         &self,
-        _scope: &Scope,
-        _predicate: SelectionPredicate,
-        _start: WatchStart,
+        scope: &Scope,
+        predicate: SelectionPredicate,
+        start: WatchStart,
     ) -> Result<Watch, Error> {
-        todo!()
+        Ok(Watch(self.fleet.watch(scope, predicate, start).await?))
     }
 
     /// Who owns a domain, by the routing cache (no I/O). `None`: not known here.
     #[must_use]
-    pub fn owner(&self, _domain: &Domain) -> Option<Owner> {
-        todo!()
+    pub fn owner(&self, domain: &Domain) -> Option<Owner> {
+        let (joined, entry) = self.fleet.route(domain)?;
+        Some(Owner {
+            slot: joined.slot(),
+            cluster: joined.member.name.clone(),
+            state: entry.record.state,
+            generation: entry.record.generation,
+            uid: entry.record.uid,
+        })
     }
 
     /// First step of a claim: the owner key as `Claiming`. Repeating it is harmless; a claim of a higher generation
@@ -343,16 +497,16 @@ impl FederatedStore {
     ///
     /// # Errors
     /// `Conflict(None)` when the backend has another owner key already, `Unavailable`.
-    pub async fn begin_claim(&self, _claim: &Claim) -> Result<Claiming, Error> {
-        todo!()
+    pub async fn begin_claim(&self, claim: &Claim) -> Result<Claiming, Error> {
+        self.fleet.begin_claim(claim).await
     }
 
     /// Last step of a claim, after the placement names the cluster: `Claiming` becomes `Active`. Writes work afterwards.
     ///
     /// # Errors
     /// `Conflict(None)` when the owner key changed since, `Unavailable`.
-    pub async fn activate(&self, _claiming: &Claiming) -> Result<(), Error> {
-        todo!()
+    pub async fn activate(&self, claiming: &Claiming) -> Result<(), Error> {
+        self.fleet.activate(claiming).await
     }
 
     /// A deleted namespace: `Frozen`, verified empty, owner key removed, a round of ticks. The placement may be deleted
@@ -360,13 +514,17 @@ impl FederatedStore {
     ///
     /// # Errors
     /// `Conflict(None)` when there are still objects or the uid is another one; `Unavailable`.
-    pub async fn release(&self, _domain: &Domain, _uid: &str) -> Result<(), Error> {
-        todo!()
+    pub async fn release(&self, domain: &Domain, uid: &str) -> Result<(), Error> {
+        self.fleet.release(domain, uid).await
     }
 
     /// The members, as an operator wants to see them.
     #[must_use]
     pub fn clusters(&self) -> Vec<ClusterStatus> {
-        todo!()
+        self.fleet
+            .backends
+            .iter()
+            .map(|joined| joined.cluster_status())
+            .collect()
     }
 }

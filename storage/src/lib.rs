@@ -29,6 +29,10 @@ pub mod error;
 
 pub mod backend;
 
+pub mod clock;
+
+mod owners;
+
 pub mod federated;
 
 pub mod metrics;

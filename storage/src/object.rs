@@ -249,6 +249,11 @@ impl Object {
         self.value[2] & FLAG_MOVED != 0
     }
 
+    /// Whether a move has put it here with the resource version that it had before.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.value[2] & FLAG_PINNED != 0
+    }
+
     pub(crate) fn write_id(&self) -> WriteId {
         let mut id = [0; 16];
         id.copy_from_slice(&self.value[20..36]);

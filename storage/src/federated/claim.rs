@@ -1,0 +1,267 @@
+//! Owner keys change here: a claim (`Claiming`, then `Active`) and a release (`Frozen`, verified empty, removed).
+//!
+//! The placement decides, in two steps around its own compare-and-swap; this file only writes the fence.
+
+use super::fleet::Fleet;
+use super::joined::Joined;
+use super::{Claim, Claiming, OwnerState};
+use crate::Error;
+use crate::backend::{BackendError, Compare, Op, OpResponse, Range, Revision, Txn};
+use crate::key::{self, Domain, prefix_end};
+use crate::owners::{OwnerEntry, OwnerRecord};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Kinds that are looked at to see that a namespace is empty.
+const KINDS_MAX: usize = 10_000;
+/// How often a compare-and-swap of an owner key is tried when its answer is lost.
+const SWAP_TRIES_MAX: usize = 5;
+
+impl Fleet {
+    pub(crate) async fn begin_claim(&self, claim: &Claim) -> Result<Claiming, Error> {
+        let joined = self
+            .by_slot(claim.slot)
+            .ok_or_else(|| Error::Internal(format!("no backend has slot {}", claim.slot.0)))?;
+        let record = OwnerRecord {
+            state: OwnerState::Claiming,
+            generation: claim.generation,
+            uid: claim.uid.clone(),
+            earlier: Vec::new(),
+        };
+        for _ in 0..SWAP_TRIES_MAX {
+            let current = self.read_owner(joined, &claim.domain).await?;
+            let expected = match &current {
+                None => 0,
+                Some(entry)
+                    if entry.record.uid == claim.uid && entry.record.generation == claim.generation =>
+                {
+                    return Ok(Claiming {
+                        claim: claim.clone(),
+                        revision: entry.revision,
+                    });
+                }
+                // A claim that never got further; the newer decision of the placement counts.
+                Some(entry)
+                    if entry.record.state == OwnerState::Claiming
+                        && entry.record.generation < claim.generation =>
+                {
+                    entry.revision
+                }
+                Some(_) => return Err(Error::Conflict(None)),
+            };
+            if let Some(revision) = self
+                .swap_owner(joined, &claim.domain, expected, Some(&record))
+                .await?
+            {
+                return Ok(Claiming {
+                    claim: claim.clone(),
+                    revision,
+                });
+            }
+        }
+        Err(Error::Conflict(None))
+    }
+
+    pub(crate) async fn activate(&self, claiming: &Claiming) -> Result<(), Error> {
+        let claim = &claiming.claim;
+        let joined = self
+            .by_slot(claim.slot)
+            .ok_or_else(|| Error::Internal(format!("no backend has slot {}", claim.slot.0)))?;
+        let record = OwnerRecord {
+            state: OwnerState::Active,
+            generation: claim.generation,
+            uid: claim.uid.clone(),
+            earlier: Vec::new(),
+        };
+        for _ in 0..SWAP_TRIES_MAX {
+            let Some(current) = self.read_owner(joined, &claim.domain).await? else {
+                return Err(Error::Conflict(None));
+            };
+            if current.record == record {
+                return Ok(());
+            }
+            if current.revision != claiming.revision {
+                return Err(Error::Conflict(None));
+            }
+            if self
+                .swap_owner(joined, &claim.domain, claiming.revision, Some(&record))
+                .await?
+                .is_some()
+            {
+                return Ok(());
+            }
+        }
+        Err(Error::Conflict(None))
+    }
+
+    pub(crate) async fn release(&self, domain: &Domain, uid: &str) -> Result<(), Error> {
+        // A known owner is the only one; otherwise every backend must say that it is none.
+        let owners: Vec<&Arc<Joined>> = match self.route(domain) {
+            Some((owner, _)) => vec![owner],
+            None => self.backends.iter().collect(),
+        };
+        for joined in &owners {
+            self.release_on(joined, domain, uid).await?;
+        }
+        // Whoever claims the name next is above everything that this owner ever wrote. A backend that is away is ticked
+        // above all others before it takes anything again.
+        let snapshot = self.rounds.snapshot().await?;
+        let failed = |joined: &&Arc<Joined>| {
+            snapshot
+                .cuts
+                .get(&joined.slot())
+                .and_then(|cut| cut.as_ref().err().cloned())
+        };
+        owners.iter().find_map(failed).map_or(Ok(()), Err)
+    }
+
+    async fn release_on(&self, joined: &Arc<Joined>, domain: &Domain, uid: &str) -> Result<(), Error> {
+        for _ in 0..SWAP_TRIES_MAX {
+            let Some(current) = self.read_owner(joined, domain).await? else {
+                return Ok(());
+            };
+            if current.record.uid != uid {
+                return Err(Error::Conflict(None));
+            }
+            let frozen = OwnerRecord {
+                state: OwnerState::Frozen,
+                ..current.record.clone()
+            };
+            let revision = if current.record == frozen {
+                current.revision
+            } else {
+                match self
+                    .swap_owner(joined, domain, current.revision, Some(&frozen))
+                    .await?
+                {
+                    Some(revision) => revision,
+                    None => continue,
+                }
+            };
+            if !self.is_empty(joined, domain).await? {
+                // It stays frozen only while it is being emptied: writes that finish finalizers must get through.
+                let active = OwnerRecord {
+                    state: OwnerState::Active,
+                    ..frozen
+                };
+                self.swap_owner(joined, domain, revision, Some(&active)).await?;
+                return Err(Error::Conflict(None));
+            }
+            if self.swap_owner(joined, domain, revision, None).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(Error::Conflict(None))
+    }
+
+    async fn read_owner(&self, joined: &Arc<Joined>, domain: &Domain) -> Result<Option<OwnerEntry>, Error> {
+        let answer = joined
+            .call(Txn::read([Range::key(domain.owner_key())]))
+            .await
+            .map_err(|e| joined.error(e))?;
+        let range = answer
+            .responses
+            .into_iter()
+            .next()
+            .map(OpResponse::into_range)
+            .unwrap_or_default();
+        joined.observe_owner(domain, &range, answer.revision)
+    }
+
+    /// Replaces (or, with `None`, removes) the owner key if its mod_revision is `expected`. `None`: it is not, or nobody
+    /// knows: every caller reads again and recognises its own record.
+    async fn swap_owner(
+        &self,
+        joined: &Arc<Joined>,
+        domain: &Domain,
+        expected: Revision,
+        record: Option<&OwnerRecord>,
+    ) -> Result<Option<Revision>, Error> {
+        let owner_key = domain.owner_key();
+        let op = match record {
+            Some(record) => Op::Put {
+                key: owner_key.clone(),
+                value: record.encode(),
+            },
+            None => Op::Delete {
+                key: owner_key.clone(),
+            },
+        };
+        let txn = Txn {
+            compare: vec![Compare::mod_revision(owner_key, expected)],
+            success: vec![op],
+            failure: vec![],
+        };
+        match joined.call(txn).await {
+            Ok(answer) if answer.succeeded => {
+                joined.update(|state| {
+                    state
+                        .owners
+                        .observe(domain.clone(), answer.revision, record.cloned())
+                });
+                Ok(Some(answer.revision))
+            }
+            Ok(_) | Err(BackendError::Unavailable { sent: true, .. }) => Ok(None),
+            Err(error) => Err(joined.error(error)),
+        }
+    }
+
+    /// Whether the domain has no object on `joined`, of any kind.
+    async fn is_empty(&self, joined: &Arc<Joined>, domain: &Domain) -> Result<bool, Error> {
+        let namespace = match domain {
+            Domain::Kind(resource) => return Ok(self.count(joined, resource.prefix()).await? == 0),
+            Domain::Namespace(namespace) => namespace,
+        };
+        // Objects are ordered by kind first: go from kind to kind.
+        let end = prefix_end(key::OBJECTS);
+        let mut start = Bytes::from_static(key::OBJECTS);
+        for _ in 0..KINDS_MAX {
+            let next = Range {
+                keys_only: true,
+                ..Range::between(start, end.clone()).limit(1)
+            };
+            let answer = joined
+                .call(Txn::read([next]))
+                .await
+                .map_err(|e| joined.error(e))?;
+            let range = answer
+                .responses
+                .into_iter()
+                .next()
+                .map(OpResponse::into_range)
+                .unwrap_or_default();
+            let Some(kv) = range.kvs.first() else {
+                return Ok(true);
+            };
+            let Some((group, resource, _, _)) = key::split_object_key(&kv.key) else {
+                return Err(Error::Corrupt {
+                    key: String::from_utf8_lossy(&kv.key).into_owned(),
+                    cause: "not an object's key".to_owned(),
+                });
+            };
+            let resource = crate::Resource::new(group, resource);
+            if self.count(joined, resource.namespace_prefix(namespace)).await? > 0 {
+                return Ok(false);
+            }
+            start = prefix_end(&resource.prefix());
+        }
+        Err(Error::Internal("too many kinds".to_owned()))
+    }
+
+    async fn count(&self, joined: &Arc<Joined>, prefix: Bytes) -> Result<u64, Error> {
+        let end = prefix_end(&prefix);
+        let range = Range {
+            count_only: true,
+            ..Range::between(prefix, end)
+        };
+        let answer = joined
+            .call(Txn::read([range]))
+            .await
+            .map_err(|e| joined.error(e))?;
+        Ok(answer
+            .responses
+            .into_iter()
+            .next()
+            .map_or(0, |r| r.into_range().count))
+    }
+}

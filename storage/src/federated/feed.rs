@@ -1,0 +1,466 @@
+//! Following the log of one backend: one watch over its whole prefix, so that clock, owners and objects arrive in one
+//! order. Connects, catches up, follows; starts over when the connection is lost.
+//!
+//! The first act on a connection is to see whose backend it is, the second a tick. It releases nothing to anybody: it
+//! only moves the state forward and wakes those who wait.
+
+use super::fleet::Fleet;
+use super::joined::{Joined, State};
+use super::members;
+use super::ring::LogEntry;
+use crate::Error;
+use crate::backend::{BackendError, BackendEvent, Compare, Op, Range, Revision, Txn, WatchRequest};
+use crate::clock::{Clock, ClockHistory, decode_epoch};
+use crate::event::FrameCache;
+use crate::key::{self, Domain};
+use crate::owners::{OwnerEntry, OwnerRecord};
+use crate::resource_version::Epoch;
+use bytes::Bytes;
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Owner keys read in one page.
+const OWNERS_PAGE: usize = 1000;
+/// The pause before a lost connection is tried again; it doubles up to the second value.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// How long catching up may take.
+const CATCH_UP_DEADLINE: Duration = Duration::from_secs(60);
+/// An acknowledged tick that the log does not show within this means that the member lags.
+const TICK_SEEN_WITHIN: Duration = Duration::from_secs(2);
+/// How often that is looked at.
+const WATCHDOG_EVERY: Duration = Duration::from_millis(500);
+
+/// The value of `identity`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    slot: u16,
+    uid: String,
+    fleet: String,
+}
+
+/// Where the log is followed from.
+struct CaughtUp {
+    revision: Revision,
+    /// `None`: the log goes on where it was; `Some`: it starts anew with this history.
+    anew: Option<(ClockHistory, Revision)>,
+    owners: BTreeMap<Domain, OwnerEntry>,
+}
+
+impl Fleet {
+    /// Follows the log of one backend until the store is closed.
+    pub(crate) async fn follow_log(self: Arc<Self>, joined: Arc<Joined>) {
+        let mut closing = self.closing.subscribe();
+        let mut pause = RETRY_MIN;
+        loop {
+            let connected_at = Instant::now();
+            let error = tokio::select! {
+                biased;
+                _ = closing.wait_for(|closing| *closing) => return,
+                error = self.connect_and_follow(&joined) => error,
+            };
+            let was_connected = joined.update(|state| {
+                state.problem = Some(error.to_string());
+                std::mem::replace(&mut state.connected, false)
+            });
+            if was_connected {
+                tracing::warn!(cluster = %joined.member.name, %error, "the log of a cluster was lost; trying again");
+            }
+            pause = if connected_at.elapsed() > RETRY_MAX {
+                RETRY_MIN
+            } else {
+                (pause * 2).min(RETRY_MAX)
+            };
+            tokio::select! {
+                biased;
+                _ = closing.wait_for(|closing| *closing) => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Ends with the reason why the log cannot be followed any longer.
+    async fn connect_and_follow(&self, joined: &Arc<Joined>) -> Error {
+        let follow = async {
+            let caught_up = tokio::time::timeout(CATCH_UP_DEADLINE, self.catch_up(joined))
+                .await
+                .map_err(|_| joined.unavailable("catching up took too long"))??;
+            let request = WatchRequest {
+                start: Bytes::new(),
+                end: Some(Bytes::from_static(&[0])),
+                start_revision: caught_up.revision + 1,
+                prev_kv: true,
+                until: None,
+            };
+            let mut watch = joined
+                .member
+                .backend
+                .watch(request)
+                .await
+                .map_err(|e| joined.error(e))?;
+            self.take_over(joined, caught_up);
+            tracing::info!(cluster = %joined.member.name, slot = joined.slot().0, "following the log of a cluster");
+            let mut watchdog = tokio::time::interval(WATCHDOG_EVERY);
+            watchdog.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    biased;
+                    batch = watch.next() => match batch {
+                        Some(Ok(batch)) => self.take_batch(joined, batch)?,
+                        Some(Err(error)) => return Err(joined.error(error)),
+                        None => return Err(joined.unavailable("its watch ended")),
+                    },
+                    _ = watchdog.tick() => self.check_tick_seen(joined)?,
+                }
+            }
+        };
+        let ended: Result<std::convert::Infallible, Error> = follow.await;
+        match ended {
+            Err(error) => error,
+            Ok(never) => match never {},
+        }
+    }
+
+    fn check_tick_seen(&self, joined: &Arc<Joined>) -> Result<(), Error> {
+        let unseen = joined.state.lock().unseen_tick;
+        if unseen.is_some_and(|(answered, _)| answered.elapsed() > TICK_SEEN_WITHIN) {
+            joined.state.lock().unseen_tick = None;
+            joined.member.backend.suspect_member();
+            return Err(joined.unavailable("its watch does not show an acknowledged tick"));
+        }
+        Ok(())
+    }
+
+    /// Whether the backend answers and is ours.
+    pub(crate) async fn check(&self, joined: &Arc<Joined>) -> Result<(), Error> {
+        self.check_identity(joined).await
+    }
+
+    /// Everything before the watch: identity, tick, members, owners, clock history.
+    async fn catch_up(&self, joined: &Arc<Joined>) -> Result<CaughtUp, Error> {
+        let status = joined
+            .member
+            .backend
+            .status()
+            .await
+            .map_err(|e| joined.error(e))?;
+        joined.state.lock().status = status;
+        self.check_identity(joined).await?;
+        self.read_clock(joined).await?;
+        let epoch = self.next_epoch(Epoch(0)).await?;
+        self.tick(joined, epoch).await?;
+        members::publish(self, joined).await?;
+        let (owners, revision) = self.read_owners(joined).await?;
+
+        let known = {
+            let state = joined.state.lock();
+            state.log.started.then_some(state.log.revision)
+        };
+        if let Some(known) = known {
+            // Go on where the log ended, unless that is compacted.
+            match joined
+                .history_of(Bytes::from_static(key::CLOCK), known + 1, known + 1)
+                .await
+            {
+                Ok(_) => {
+                    return Ok(CaughtUp {
+                        revision: known,
+                        anew: None,
+                        owners,
+                    });
+                }
+                Err(BackendError::Compacted { .. }) => {}
+                Err(error) => return Err(joined.error(error)),
+            }
+        }
+        let (ticks, compacted) = self.read_ticks(joined, revision).await?;
+        Ok(CaughtUp {
+            revision,
+            anew: Some((ticks, compacted)),
+            owners,
+        })
+    }
+
+    /// Writes the identity of a new backend; refuses one that is another's.
+    async fn check_identity(&self, joined: &Arc<Joined>) -> Result<(), Error> {
+        let ours = Identity {
+            slot: joined.slot().0,
+            uid: joined.member.uid.clone(),
+            fleet: self.config.fleet.clone(),
+        };
+        let value = serde_json::to_vec(&ours).map_err(|e| Error::Internal(e.to_string()))?;
+        let txn = Txn {
+            compare: vec![Compare::absent(key::IDENTITY)],
+            success: vec![Op::Put {
+                key: key::IDENTITY.into(),
+                value: value.into(),
+            }],
+            failure: vec![Op::Get(Range::key(key::IDENTITY))],
+        };
+        let answer = joined.call(txn).await.map_err(|e| joined.error(e))?;
+        if answer.succeeded {
+            return Ok(());
+        }
+        let found = answer
+            .responses
+            .into_iter()
+            .next()
+            .and_then(|r| r.into_range().kvs.into_iter().next());
+        let found = found.ok_or_else(|| joined.unavailable("its identity cannot be read"))?;
+        let theirs: Identity = serde_json::from_slice(&found.value)
+            .map_err(|_| joined.unavailable("its identity cannot be read"))?;
+        if theirs == ours {
+            return Ok(());
+        }
+        Err(Error::Foreign {
+            cluster: joined.member.name.clone(),
+            found: format!(
+                "slot {} (uid {}) of fleet {}",
+                theirs.slot, theirs.uid, theirs.fleet
+            ),
+            expected: format!("slot {} (uid {}) of fleet {}", ours.slot, ours.uid, ours.fleet),
+        })
+    }
+
+    /// The clock before the first tick of a connection, so that this tick is above it.
+    async fn read_clock(&self, joined: &Arc<Joined>) -> Result<(), Error> {
+        let answer = joined
+            .call(Txn::read([Range::key(key::CLOCK)]))
+            .await
+            .map_err(|e| joined.error(e))?;
+        let range = answer
+            .responses
+            .into_iter()
+            .next()
+            .map(|r| r.into_range())
+            .unwrap_or_default();
+        if let Some(clock) = joined.observe_clock(&range) {
+            self.saw_epoch(clock.epoch);
+        }
+        Ok(())
+    }
+
+    /// All owner keys at one revision.
+    async fn read_owners(
+        &self,
+        joined: &Arc<Joined>,
+    ) -> Result<(BTreeMap<Domain, OwnerEntry>, Revision), Error> {
+        let mut owners = BTreeMap::new();
+        let mut revision = 0;
+        for prefix in [key::OWNER, key::OWNER_KIND] {
+            let end = key::prefix_end(prefix);
+            let mut start = Bytes::from_static(prefix);
+            loop {
+                let range = Range::between(start, end.clone()).limit(OWNERS_PAGE).at(revision);
+                let answer = joined
+                    .call(Txn::read([range]))
+                    .await
+                    .map_err(|e| joined.error(e))?;
+                if revision == 0 {
+                    revision = answer.revision;
+                }
+                let range = answer
+                    .responses
+                    .into_iter()
+                    .next()
+                    .map(|r| r.into_range())
+                    .unwrap_or_default();
+                let last = range.kvs.last().map(|kv| kv.key.clone());
+                for kv in range.kvs {
+                    let Some(domain) = Domain::from_owner_key(&kv.key) else {
+                        continue;
+                    };
+                    let record = joined.decode_owner(&kv)?;
+                    owners.insert(
+                        domain,
+                        OwnerEntry {
+                            record,
+                            revision: kv.mod_revision,
+                        },
+                    );
+                }
+                match last {
+                    Some(last) if range.more => start = next_key(&last),
+                    _ => break,
+                }
+            }
+        }
+        Ok((owners, revision))
+    }
+
+    /// The retained ticks up to `until`, and the compact revision.
+    async fn read_ticks(
+        &self,
+        joined: &Arc<Joined>,
+        until: Revision,
+    ) -> Result<(ClockHistory, Revision), Error> {
+        let clock_key = Bytes::from_static(key::CLOCK);
+        let tick = |kv: &crate::backend::KeyValue| {
+            Some(Clock {
+                epoch: decode_epoch(&kv.value)?,
+                base: kv.mod_revision,
+            })
+        };
+        let mut compacted = 0;
+        // Compaction may run while we read: start over above it, a few times.
+        for _ in 0..5 {
+            let changes = match joined.history_of(clock_key.clone(), compacted + 1, until).await {
+                Ok(changes) => changes,
+                Err(BackendError::Compacted { compact_revision }) if compact_revision > compacted => {
+                    compacted = compact_revision;
+                    continue;
+                }
+                Err(error) => return Err(joined.error(error)),
+            };
+            if compacted == 0 {
+                return Ok((ClockHistory::new(changes.iter().filter_map(tick), true), 0));
+            }
+            // The clock in force at the compact revision is still readable there.
+            let at = Range::key(clock_key.clone()).at(compacted);
+            let first = match joined.call(Txn::read([at])).await {
+                Ok(answer) => answer
+                    .responses
+                    .into_iter()
+                    .next()
+                    .and_then(|r| r.into_range().kvs.into_iter().next()),
+                Err(BackendError::Compacted { compact_revision }) => {
+                    compacted = compact_revision.max(compacted + 1);
+                    continue;
+                }
+                Err(error) => return Err(joined.error(error)),
+            };
+            let ticks = first.iter().chain(&changes).filter_map(tick);
+            return Ok((ClockHistory::new(ticks, false), compacted));
+        }
+        Err(joined.unavailable("its history is compacted faster than it can be read"))
+    }
+
+    fn take_over(&self, joined: &Arc<Joined>, caught_up: CaughtUp) {
+        joined.update(|state| {
+            if let Some((ticks, compacted)) = caught_up.anew {
+                state.log.ticks = ticks;
+                state.log.compacted = compacted;
+                state.log.revision = caught_up.revision;
+                state.log.ring.reset(caught_up.revision);
+                state.log.newest_change = None;
+                state.owners.replace_all(caught_up.owners);
+            } else {
+                for (domain, entry) in caught_up.owners {
+                    state.owners.observe(domain, entry.revision, Some(entry.record));
+                }
+            }
+            state.log.started = true;
+            state.connected = true;
+            state.problem = None;
+            state.unseen_tick = None;
+        });
+        self.advance_closed();
+        self.request_round_for_watches();
+    }
+
+    fn take_batch(&self, joined: &Arc<Joined>, batch: crate::backend::WatchBatch) -> Result<(), Error> {
+        let mut newest_epoch = None;
+        let mut members = None;
+        let changed_objects = joined.update(|state| {
+            let mut changed_objects = false;
+            for event in batch.events {
+                if event.kv.mod_revision <= state.log.revision {
+                    continue;
+                }
+                match take_event(state, event)? {
+                    Taken::Tick(epoch) => newest_epoch = Some(epoch),
+                    Taken::Members(value) => members = Some(value),
+                    Taken::Object => changed_objects = true,
+                    Taken::Nothing => {}
+                }
+            }
+            state.log.revision = state.log.revision.max(batch.revision);
+            state.revision = state.revision.max(batch.revision);
+            if state
+                .unseen_tick
+                .is_some_and(|(_, base)| base <= state.log.revision)
+            {
+                state.unseen_tick = None;
+            }
+            state.owners.settle(state.log.revision);
+            Ok::<_, String>(changed_objects)
+        });
+        let changed_objects = changed_objects.map_err(|cause| joined.unavailable(cause))?;
+        if let Some(epoch) = newest_epoch {
+            self.saw_epoch(epoch);
+            self.advance_closed();
+        }
+        if let Some(value) = members {
+            members::observe(self, joined, &value);
+        }
+        if changed_objects {
+            self.request_round_for_watches();
+        }
+        Ok(())
+    }
+}
+
+/// What an event was.
+enum Taken {
+    Tick(Epoch),
+    Members(Bytes),
+    Object,
+    Nothing,
+}
+
+fn take_event(state: &mut State, event: BackendEvent) -> Result<Taken, String> {
+    let revision = event.kv.mod_revision;
+    if event.kv.key.starts_with(key::OBJECTS) {
+        let clock = state
+            .log
+            .ticks
+            .newest()
+            .ok_or("an object was written before the first tick")?;
+        state.log.newest_change = Some(clock.epoch);
+        let key = event.kv.key.clone();
+        let now = (!event.deleted).then_some(event.kv);
+        state.log.ring.push(LogEntry {
+            revision,
+            clock,
+            key,
+            now,
+            before: event.prev,
+            frames: FrameCache::default(),
+        });
+        return Ok(Taken::Object);
+    }
+    if event.kv.key == key::CLOCK && !event.deleted {
+        let epoch = decode_epoch(&event.kv.value).ok_or("its clock cannot be read")?;
+        let clock = Clock {
+            epoch,
+            base: revision,
+        };
+        state.log.ticks.push(clock);
+        if state.clock.is_none_or(|known| known.base < clock.base) {
+            state.clock = Some(clock);
+            state.last_tick = Some(Instant::now());
+        }
+        return Ok(Taken::Tick(epoch));
+    }
+    if event.kv.key == key::MEMBERS && !event.deleted {
+        return Ok(Taken::Members(event.kv.value));
+    }
+    if let Some(domain) = Domain::from_owner_key(&event.kv.key) {
+        let record = if event.deleted {
+            None
+        } else {
+            Some(OwnerRecord::decode(&event.kv.value)?)
+        };
+        state.owners.observe(domain, revision, record);
+    }
+    Ok(Taken::Nothing)
+}
+
+/// The smallest key above `key`.
+pub(crate) fn next_key(key: &[u8]) -> Bytes {
+    [key, &[0]].concat().into()
+}

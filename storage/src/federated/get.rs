@@ -1,0 +1,146 @@
+//! Get: the owner alone answers, with owner, clock and key in one transaction. What nobody owns needs a round to be
+//! called absent.
+
+use super::cut::Snapshot;
+use super::fleet::Fleet;
+use super::joined::{Joined, compares_owners};
+use crate::backend::{OpResponse, Range, Txn};
+use crate::key::{self, Domain, Key};
+use crate::owners::OwnerEntry;
+use crate::{Error, Object, ResourceVersion};
+use futures::future::join_all;
+use std::sync::Arc;
+
+/// How often a read follows an owner that moves under it.
+pub(crate) const ROUTE_TRIES_MAX: usize = 8;
+
+/// Who owns a domain, for a read.
+pub(crate) enum Located<'a> {
+    /// This backend does, as far as the routing table knows.
+    Owned(&'a Arc<Joined>),
+    /// Nobody did, at this resource version.
+    Nobody(ResourceVersion),
+}
+
+impl Fleet {
+    pub(crate) async fn get(&self, key: &Key) -> Result<Object, Error> {
+        let (raw_key, domain) = (key.encode(), key.domain());
+        for _ in 0..ROUTE_TRIES_MAX {
+            let joined = match self.locate(&domain).await? {
+                Located::Owned(joined) => joined,
+                Located::Nobody(at) => {
+                    return Err(Error::NotFound {
+                        verified_at: Some(at),
+                    });
+                }
+            };
+            let mut reads = vec![Range::key(raw_key.clone()), Range::key(key::CLOCK)];
+            if compares_owners(self.config.routing) {
+                reads.push(Range::key(domain.owner_key()));
+            }
+            let answer = joined.call(Txn::read(reads)).await.map_err(|e| joined.error(e))?;
+            let mut ranges = answer.responses.into_iter().map(OpResponse::into_range);
+            let found = ranges.next().and_then(|range| range.kvs.into_iter().next());
+            let clock = joined.observe_clock(&ranges.next().unwrap_or_default());
+            if compares_owners(self.config.routing) {
+                let owner =
+                    joined.observe_owner(&domain, &ranges.next().unwrap_or_default(), answer.revision)?;
+                if !owner.is_some_and(|owner| owner.record.counts()) {
+                    continue;
+                }
+            }
+            return match found {
+                Some(kv) => joined.object(kv).and_then(|object| {
+                    if object.is_moved() {
+                        Err(not_found())
+                    } else {
+                        Ok(object)
+                    }
+                }),
+                None => {
+                    let verified_at =
+                        clock.and_then(|clock| clock.resource_version(answer.revision, joined.slot()));
+                    Err(Error::NotFound { verified_at })
+                }
+            };
+        }
+        Err(Error::Deadline(format!(
+            "the owner of {} keeps changing",
+            domain.placement_name()
+        )))
+    }
+
+    /// Who owns `domain`. What the routing table does not know is asked of all backends, at one cut.
+    pub(crate) async fn locate(&self, domain: &Domain) -> Result<Located<'_>, Error> {
+        for _ in 0..ROUTE_TRIES_MAX {
+            if let Some(sole) = self.sole() {
+                return Ok(Located::Owned(sole));
+            }
+            if let Some((joined, _)) = self.route(domain) {
+                return Ok(Located::Owned(joined));
+            }
+            let snapshot = self.rounds.snapshot().await?;
+            let found = self.owners_at(domain, &snapshot).await;
+            let owned = found.iter().any(|(_, owner)| {
+                owner
+                    .as_ref()
+                    .is_ok_and(|o| o.as_ref().is_some_and(|o| o.record.counts()))
+            });
+            if owned {
+                continue;
+            }
+            let missing = found.iter().filter(|(_, owner)| owner.is_err());
+            let missing: Vec<String> = missing.map(|(joined, _)| joined.member.name.clone()).collect();
+            if !missing.is_empty() {
+                return Err(Error::OwnerUnknown {
+                    domain: domain.placement_name(),
+                    missing,
+                });
+            }
+            return Ok(Located::Nobody(snapshot.resource_version()));
+        }
+        Err(Error::Deadline(format!(
+            "the owner of {} keeps changing",
+            domain.placement_name()
+        )))
+    }
+
+    /// The owner keys of `domain` on all backends at a snapshot; the routing table learns them.
+    async fn owners_at(
+        &self,
+        domain: &Domain,
+        snapshot: &Snapshot,
+    ) -> Vec<(&Arc<Joined>, Result<Option<OwnerEntry>, Error>)> {
+        let read = |joined| async move { (joined, self.owner_at(joined, domain, snapshot).await) };
+        join_all(self.backends.iter().map(read)).await
+    }
+
+    async fn owner_at(
+        &self,
+        joined: &Arc<Joined>,
+        domain: &Domain,
+        snapshot: &Snapshot,
+    ) -> Result<Option<OwnerEntry>, Error> {
+        let at = snapshot
+            .cuts
+            .get(&joined.slot())
+            .cloned()
+            .unwrap_or_else(|| Err(joined.unavailable("no cut")))?
+            - 1;
+        let answer = joined
+            .call(Txn::read([Range::key(domain.owner_key()).at(at)]))
+            .await
+            .map_err(|e| joined.error(e))?;
+        let range = answer
+            .responses
+            .into_iter()
+            .next()
+            .map(OpResponse::into_range)
+            .unwrap_or_default();
+        joined.observe_owner(domain, &range, at)
+    }
+}
+
+fn not_found() -> Error {
+    Error::NotFound { verified_at: None }
+}

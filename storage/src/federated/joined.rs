@@ -1,0 +1,394 @@
+//! One joined backend: what is known of its clock, its log and its owners, and every call to it.
+//!
+//! Writers of this state are the log (`feed.rs`) and the answers of calls; both only raise what is known. It does not
+//! know of other backends.
+
+use super::ring::Ring;
+use super::{ClusterStatus, Member, Routing};
+use crate::backend::{
+    BackendError, BackendStatus, Compare, Condition, Op, Range, Revision, Txn, TxnResponse, WatchRequest,
+};
+use crate::clock::{BASE_REVISIONS_MAX, Clock, ClockHistory, decode_epoch, encode_epoch};
+use crate::key::{self, Domain};
+use crate::metrics::BackendMetrics;
+use crate::owners::{OwnerEntry, OwnerRecord, OwnerTable};
+use crate::resource_version::{Epoch, Slot};
+use crate::{Error, Object, ResourceVersion};
+use bytes::Bytes;
+use futures::StreamExt;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+
+/// A base may be used if an answer sent less than this ago shows how far the revision is from it.
+const BASE_VERIFIED_FOR: Duration = Duration::from_secs(5);
+/// How long one call may take.
+pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(5);
+/// Reads of history that may be under way on one backend at once.
+const HISTORY_READS_MAX: usize = 4;
+
+/// One joined backend.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    pub(crate) member: Member,
+    pub(crate) state: Mutex<State>,
+    /// Counts changes of the state; whoever waits for one subscribes.
+    moved: watch::Sender<u64>,
+    pub(crate) history_reads: Semaphore,
+    metrics: Arc<BackendMetrics>,
+}
+
+/// What is known of a backend.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// Its log is being followed.
+    pub(crate) connected: bool,
+    /// Why it is not.
+    pub(crate) problem: Option<String>,
+    /// Its newest clock, from answers and from the log.
+    pub(crate) clock: Option<Clock>,
+    /// Its highest revision that any answer showed, and when the request of that answer was sent.
+    pub(crate) revision: Revision,
+    pub(crate) verified: Option<Instant>,
+    /// The newest tick seen or sent.
+    pub(crate) last_tick: Option<Instant>,
+    /// When a tick was answered that the log has not shown yet, with its base.
+    pub(crate) unseen_tick: Option<(Instant, Revision)>,
+    /// A running mean of round trips.
+    pub(crate) round_trip: Option<Duration>,
+    /// The slowest round trip of any live replica, as `members` says.
+    pub(crate) slowest_round_trip: Duration,
+    pub(crate) owners: OwnerTable,
+    pub(crate) log: Log,
+    pub(crate) status: BackendStatus,
+}
+
+/// What was read from the log.
+#[derive(Debug)]
+pub(crate) struct Log {
+    /// Everything up to this revision was read.
+    pub(crate) revision: Revision,
+    /// The ticks.
+    pub(crate) ticks: ClockHistory,
+    /// States below this revision are compacted.
+    pub(crate) compacted: Revision,
+    pub(crate) ring: Ring,
+    /// The log was read at least once.
+    pub(crate) started: bool,
+    /// The epoch of the newest change of an object.
+    pub(crate) newest_change: Option<Epoch>,
+}
+
+/// A tick's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ticked {
+    /// The clock after it.
+    pub(crate) clock: Clock,
+    /// Whether this tick moved it.
+    pub(crate) moved: bool,
+}
+
+impl Joined {
+    pub(crate) fn new(member: Member, ring_bytes_max: usize, metrics: Arc<BackendMetrics>) -> Self {
+        let state = State {
+            connected: false,
+            problem: Some("not connected yet".to_owned()),
+            clock: None,
+            revision: 0,
+            verified: None,
+            last_tick: None,
+            unseen_tick: None,
+            round_trip: None,
+            slowest_round_trip: Duration::ZERO,
+            owners: OwnerTable::default(),
+            log: Log {
+                revision: 0,
+                ticks: ClockHistory::default(),
+                compacted: 0,
+                ring: Ring::new(ring_bytes_max, 0),
+                started: false,
+                newest_change: None,
+            },
+            status: BackendStatus::default(),
+        };
+        let (moved, _) = watch::channel(0);
+        Self {
+            member,
+            state: Mutex::new(state),
+            moved,
+            history_reads: Semaphore::new(HISTORY_READS_MAX),
+            metrics,
+        }
+    }
+
+    pub(crate) fn metrics(&self) -> &BackendMetrics {
+        &self.metrics
+    }
+
+    pub(crate) fn cluster_status(&self) -> ClusterStatus {
+        let state = self.state.lock();
+        ClusterStatus {
+            slot: self.slot(),
+            name: self.member.name.clone(),
+            reachable: state.connected,
+            namespaces: state.owners.len() as u64,
+            status: state.status.clone(),
+            problem: state.problem.clone(),
+        }
+    }
+
+    pub(crate) fn slot(&self) -> Slot {
+        self.member.slot
+    }
+
+    /// Changes the state and wakes whoever waits for changes.
+    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.state.lock());
+        self.moved.send_modify(|n| *n = n.wrapping_add(1));
+        result
+    }
+
+    /// Wakes at every change of the state from now on.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.moved.subscribe()
+    }
+
+    /// Whether calls are likely to be answered.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.state.lock().connected
+    }
+
+    pub(crate) fn unavailable(&self, cause: impl std::fmt::Display) -> Error {
+        Error::Unavailable {
+            cluster: self.member.name.clone(),
+            cause: cause.to_string(),
+        }
+    }
+
+    /// A backend's error, of a call whose outcome does not matter (a read, or certainly not carried out).
+    pub(crate) fn error(&self, error: BackendError) -> Error {
+        match error {
+            BackendError::NoSpace => Error::Full {
+                cluster: self.member.name.clone(),
+            },
+            BackendError::TooLarge => Error::TooLarge {
+                size: 0,
+                limit: crate::object::OBJECT_BYTES_MAX,
+            },
+            BackendError::Corrupt(cause) => Error::Corrupt {
+                key: self.member.name.clone(),
+                cause,
+            },
+            other => self.unavailable(other),
+        }
+    }
+
+    /// Carries out a transaction within [`CALL_DEADLINE`].
+    pub(crate) async fn call(&self, txn: Txn) -> Result<TxnResponse, BackendError> {
+        let sent = Instant::now();
+        let answer = tokio::time::timeout(CALL_DEADLINE, self.member.backend.txn(txn)).await;
+        let response = match answer {
+            Ok(answer) => answer?,
+            Err(_) => {
+                return Err(BackendError::Unavailable {
+                    cause: "no answer in time".to_owned(),
+                    sent: true,
+                });
+            }
+        };
+        let mut state = self.state.lock();
+        state.revision = state.revision.max(response.revision);
+        state.verified = state.verified.max(Some(sent));
+        Ok(response)
+    }
+
+    /// Takes the clock out of an answer to `Get(clock)`.
+    pub(crate) fn observe_clock(&self, answer: &crate::backend::RangeResponse) -> Option<Clock> {
+        let kv = answer.kvs.first()?;
+        let clock = Clock {
+            epoch: decode_epoch(&kv.value)?,
+            base: kv.mod_revision,
+        };
+        let mut state = self.state.lock();
+        if state.clock.is_none_or(|known| known.base < clock.base) {
+            state.clock = Some(clock);
+            state.last_tick = Some(Instant::now());
+        }
+        Some(clock)
+    }
+
+    /// Takes an owner key out of an answer to `Get(owner)` that was given at `revision`.
+    pub(crate) fn observe_owner(
+        &self,
+        domain: &Domain,
+        answer: &crate::backend::RangeResponse,
+        revision: Revision,
+    ) -> Result<Option<OwnerEntry>, Error> {
+        let entry = match answer.kvs.first() {
+            None => None,
+            Some(kv) => Some(OwnerEntry {
+                record: self.decode_owner(kv)?,
+                revision: kv.mod_revision,
+            }),
+        };
+        let seen_at = entry.as_ref().map_or(revision, |entry| entry.revision);
+        let record = entry.as_ref().map(|entry| entry.record.clone());
+        self.update(|state| state.owners.observe(domain.clone(), seen_at, record));
+        Ok(entry)
+    }
+
+    pub(crate) fn decode_owner(&self, kv: &crate::backend::KeyValue) -> Result<OwnerRecord, Error> {
+        OwnerRecord::decode(&kv.value).map_err(|cause| Error::Corrupt {
+            key: String::from_utf8_lossy(&kv.key).into_owned(),
+            cause,
+        })
+    }
+
+    /// The clock that may be used for a write now; `None`: it has to be verified, or ticked, first.
+    fn usable_clock(&self) -> Option<Clock> {
+        let state = self.state.lock();
+        let fresh = state
+            .verified
+            .is_some_and(|sent| sent.elapsed() < BASE_VERIFIED_FOR);
+        state
+            .clock
+            .filter(|clock| fresh && state.revision.saturating_sub(clock.base) < BASE_REVISIONS_MAX)
+    }
+
+    /// The clock that a write may use. `None`: the backend must be ticked first.
+    pub(crate) async fn clock_for_write(&self) -> Result<Option<Clock>, Error> {
+        if let Some(clock) = self.usable_clock() {
+            return Ok(Some(clock));
+        }
+        let answer = self
+            .call(Txn::read([Range::key(key::CLOCK)]))
+            .await
+            .map_err(|e| self.error(e))?;
+        if let Some(range) = answer.responses.into_iter().next() {
+            self.observe_clock(&range.into_range());
+        }
+        Ok(self.usable_clock())
+    }
+
+    /// Moves the clock to `epoch`, unless it is there or further. Also reads `members`.
+    pub(crate) async fn tick(&self, epoch: Epoch) -> Result<(Ticked, Option<Bytes>), Error> {
+        let sent = Instant::now();
+        self.state.lock().last_tick = Some(sent);
+        let read = |k: &'static [u8]| Op::Get(Range::key(k));
+        let put = Op::Put {
+            key: Bytes::from_static(key::CLOCK),
+            value: encode_epoch(epoch),
+        };
+        let mut compare = vec![Compare {
+            key: Bytes::from_static(key::CLOCK),
+            condition: Condition::ValueLess(encode_epoch(epoch)),
+        }];
+        // Twice at most: the clock of a new backend does not exist, and no comparison of values holds for it.
+        for _ in 0..2 {
+            let txn = Txn {
+                compare: std::mem::take(&mut compare),
+                success: vec![put.clone(), read(key::MEMBERS)],
+                failure: vec![read(key::CLOCK), read(key::MEMBERS)],
+            };
+            let answer = self.call(txn).await.map_err(|e| self.error(e))?;
+            self.measure(sent.elapsed());
+            let mut ranges = answer
+                .responses
+                .into_iter()
+                .map(crate::backend::OpResponse::into_range);
+            let (first, members) = (
+                ranges.next().unwrap_or_default(),
+                ranges.next().unwrap_or_default(),
+            );
+            let members = members.kvs.into_iter().next().map(|kv| kv.value);
+            if answer.succeeded {
+                let clock = Clock {
+                    epoch,
+                    base: answer.revision,
+                };
+                let mut state = self.state.lock();
+                if state.clock.is_none_or(|known| known.base < clock.base) {
+                    state.clock = Some(clock);
+                }
+                state.unseen_tick.get_or_insert((Instant::now(), clock.base));
+                return Ok((Ticked { clock, moved: true }, members));
+            }
+            if let Some(clock) = self.observe_clock(&first) {
+                return Ok((Ticked { clock, moved: false }, members));
+            }
+            compare = vec![Compare::absent(Bytes::from_static(key::CLOCK))];
+        }
+        Err(self.unavailable("its clock cannot be read"))
+    }
+
+    /// Ticks are small and regular: they tell the round trip.
+    fn measure(&self, took: Duration) {
+        let mut state = self.state.lock();
+        state.round_trip = Some(state.round_trip.map_or(took, |mean| (mean * 7 + took) / 8));
+    }
+
+    /// Every change of `key` in the revisions `from..=until`.
+    pub(crate) async fn history_of(
+        &self,
+        key: Bytes,
+        from: Revision,
+        until: Revision,
+    ) -> Result<Vec<crate::backend::KeyValue>, BackendError> {
+        let request = WatchRequest {
+            start: key,
+            end: None,
+            start_revision: from,
+            prev_kv: false,
+            until: Some(until),
+        };
+        let read = async {
+            let mut changes = Vec::new();
+            let mut stream = self.member.backend.watch(request).await?;
+            while let Some(batch) = stream.next().await {
+                changes.extend(batch?.events.into_iter().map(|event| event.kv));
+            }
+            Ok(changes)
+        };
+        tokio::time::timeout(CALL_DEADLINE, read)
+            .await
+            .unwrap_or(Err(BackendError::Unavailable {
+                cause: "its history was not read in time".to_owned(),
+                sent: false,
+            }))
+    }
+
+    /// The object of a stored key.
+    pub(crate) fn object(&self, kv: crate::backend::KeyValue) -> Result<Object, Error> {
+        Object::from_stored(kv.key, kv.value, kv.mod_revision, self.slot())
+    }
+
+    /// The resource version of what `clock` says at `revision`, or an error that asks for a tick.
+    pub(crate) fn resource_version(
+        &self,
+        clock: Clock,
+        revision: Revision,
+    ) -> Result<ResourceVersion, Error> {
+        clock.resource_version(revision, self.slot()).ok_or_else(|| {
+            Error::Internal(format!(
+                "revision {revision} is out of reach of the clock {clock:?}"
+            ))
+        })
+    }
+
+    /// The owner of `domain` here, if it counts.
+    pub(crate) fn owner(&self, domain: &Domain) -> Option<OwnerEntry> {
+        self.state
+            .lock()
+            .owners
+            .get(domain)
+            .filter(|entry| entry.record.counts())
+            .cloned()
+    }
+}
+
+/// Whether a store of this routing compares owner keys.
+pub(crate) fn compares_owners(routing: Routing) -> bool {
+    routing == Routing::Owned
+}
