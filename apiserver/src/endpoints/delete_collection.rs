@@ -4,9 +4,11 @@ use super::scope::Endpoint;
 use super::{ApiContext, Call, delete, list, response};
 use crate::negotiation::ResponseKind;
 use crate::request::options::{DeleteOptions, ListOptions};
+use crate::serializer::gzip::accepts_gzip;
 use crate::status::ApiError;
 use axum::body::Body;
 use http::Response;
+use http::header::ACCEPT_ENCODING;
 
 pub(super) async fn serve(
     api: &ApiContext,
@@ -22,9 +24,10 @@ pub(super) async fn serve(
     }
     scope.dry_run = options.dry_run;
     let encoder = response::encoder(api, &call, &scope, &representation)?;
+    let gzip = accepts_gzip(call.header(ACCEPT_ENCODING));
     let deleted = api
         .registry()
         .delete_collection(&scope, &list_options, &options)
         .await?;
-    list::respond(&call, scope, deleted, encoder, &list_options).await
+    list::respond(gzip, scope, deleted, encoder, &list_options).await
 }

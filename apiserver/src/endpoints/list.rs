@@ -30,13 +30,14 @@ pub(super) async fn serve(
         _ => Missing::Refuse,
     };
     let encoder = response::encoder(api, &call, &scope, &representation)?;
+    let gzip = accepts_gzip(call.header(ACCEPT_ENCODING));
     let list = api.registry().list(&scope, &options, missing).await?;
-    respond(&call, scope, list, encoder, &options).await
+    respond(gzip, scope, list, encoder, &options).await
 }
 
 /// Answers with a list. What goes wrong before the first bytes are due is an ordinary error.
 pub(super) async fn respond(
-    call: &Call,
+    gzip: bool,
     scope: RequestScope,
     list: List,
     encoder: ObjectEncoder,
@@ -48,7 +49,7 @@ pub(super) async fn respond(
         ));
     }
     let content_type = encoder.content_type();
-    let compressor = BodyCompressor::new(accepts_gzip(call.header(ACCEPT_ENCODING)));
+    let compressor = BodyCompressor::new(gzip);
     let meta = ListMeta {
         resource_version: list.resource_version().to_string(),
         shard_selector: options.predicate.shard.as_ref().map(ToString::to_string),

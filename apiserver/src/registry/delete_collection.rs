@@ -5,6 +5,8 @@
 use super::{Registry, RequestScope, read};
 use crate::request::options::{DeleteOptions, ListOptions};
 use crate::status::ApiError;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use outrigger_storage::federated::{List, ListVersion, Missing};
 use outrigger_storage::{Object, ResourceVersion};
@@ -44,10 +46,9 @@ impl Registry {
         let mut list = self.list(scope, list_options, Missing::Refuse).await?;
         let failed = |error| ApiError::from_storage(error, scope.group_resource(), "");
         while let Some(batch) = list.next_batch().await.map_err(failed)? {
-            let deletes = batch
-                .objects
-                .iter()
-                .map(|object| self.delete_listed(scope, object, options));
+            // Boxed, so that the compiler sees that they may be sent.
+            let delete = |object| self.delete_listed(scope, object, options).boxed();
+            let deletes: Vec<BoxFuture<'_, _>> = batch.objects.iter().map(delete).collect();
             stream::iter(deletes)
                 .buffer_unordered(DELETES_IN_FLIGHT_MAX)
                 .try_collect::<()>()

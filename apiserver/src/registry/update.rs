@@ -8,6 +8,7 @@ use super::patch::Patch;
 use super::{Answer, Part, Registry, RequestScope, Unstructured, finalizers, scale, strategy, value_of};
 use crate::resources::field;
 use crate::status::{ApiError, GroupResource};
+use futures::future::BoxFuture;
 use outrigger_storage::{Error, Object};
 use serde_json::Value;
 
@@ -108,7 +109,17 @@ impl Registry {
     }
 
     /// The loop: `compute` makes the new object of the current one, both in the form in which they are stored.
-    async fn update_with(
+    ///
+    /// Boxed here, where the compiler still sees that it may be sent: behind generic callers it no longer does.
+    fn update_with<'a>(
+        &'a self,
+        scope: &'a RequestScope,
+        compute: &'a (dyn Fn(&Unstructured) -> Result<Unstructured, ApiError> + Send + Sync),
+    ) -> BoxFuture<'a, Result<Answer, ApiError>> {
+        Box::pin(self.update_loop(scope, compute))
+    }
+
+    async fn update_loop(
         &self,
         scope: &RequestScope,
         compute: &(dyn Fn(&Unstructured) -> Result<Unstructured, ApiError> + Send + Sync),
