@@ -15,6 +15,8 @@ mod watch_stream;
 
 pub mod protobuf;
 
+pub mod strategic_merge;
+
 pub use crate::transform::table::IncludeObject;
 pub(crate) use json::Wanted;
 
