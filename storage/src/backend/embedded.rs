@@ -5,6 +5,7 @@
 //! It does not know what is stored.
 
 mod mvcc;
+mod redb_engine;
 mod redb_tables;
 mod tables;
 mod watchers;
@@ -15,7 +16,7 @@ use crate::backend::{
 use futures::future::{BoxFuture, FutureExt};
 use mvcc::{Answer, Request};
 use parking_lot::Mutex;
-use redb_tables::{OpenError, RedbEngine};
+use redb_engine::{OpenError, RedbEngine};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;

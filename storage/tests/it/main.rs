@@ -1,3 +1,5 @@
 //! Tests of the store through its public interface, in one binary.
 
 mod embedded;
+mod faulty_backend;
+mod model;
