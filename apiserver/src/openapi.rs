@@ -35,27 +35,19 @@ pub struct OpenApi {
 
 #[derive(Debug, Default)]
 struct Cache {
-    /// SHA-512 of a version's document, beside the hash of what it was made from.
-    hashes: BTreeMap<(String, String), (u64, String)>,
-    /// By key, the oldest first.
-    documents: VecDeque<(Key, Bytes)>,
+    /// SHA-512 of each document, beside the hash of what it was made from.
+    hashes: BTreeMap<Document, (u64, String)>,
+    /// Documents with the hash of what they were made from, the oldest first.
+    bodies: VecDeque<(Document, u64, Bytes)>,
     bytes: usize,
 }
 
-/// What a document was made from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Key {
-    V3 {
-        group: String,
-        version: String,
-        hash: u64,
-    },
-    V2Json {
-        hash: u64,
-    },
-    V2Protobuf {
-        hash: u64,
-    },
+/// One of the documents.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Document {
+    V3 { group: String, version: String },
+    V2Json,
+    V2Protobuf,
 }
 
 /// What matters of a request.
@@ -98,7 +90,7 @@ impl OpenApi {
         for group in served.groups() {
             for version in &group.versions {
                 let path = gv_path(&group.name, &version.name);
-                let hash = self.v3_hash(served, &group.name, version);
+                let hash = self.hash(served, &Document::v3(&group.name, version), version.hash);
                 let url = format!("/openapi/v3/{path}?hash={hash}");
                 paths.insert(path, json!({"serverRelativeURL": url}));
             }
@@ -122,11 +114,14 @@ impl OpenApi {
             .versions
             .iter()
             .find(|found| found.name == version)?;
-        if !accepts(request.accept, &[JSON]) {
+        if preferred(request.accept, &[JSON]).is_none() {
             return Some(not_acceptable());
         }
-        let etag = self.v3_hash(served, group, version);
-        let mut response = respond_with(JSON, &etag, request, || self.v3_document(served, group, version));
+        let document = Document::v3(group, version);
+        let etag = self.hash(served, &document, version.hash);
+        let mut response = respond_with(JSON, &etag, request, || {
+            self.body(served, &document, version.hash)
+        });
         // A stale hash gets the present document: kube-aggregator does not follow redirects of its backends.
         let asked = query_parameter(request.query, "hash");
         if asked.is_some_and(|asked| asked == etag) {
@@ -137,98 +132,109 @@ impl OpenApi {
         Some(response)
     }
 
-    fn v3_hash(&self, served: &ServedResources, group: &str, version: &ServedVersion) -> String {
-        let key = (group.to_owned(), version.name.clone());
+    fn v2(&self, served: &ServedResources, request: OpenApiRequest<'_>) -> Response<Bytes> {
+        let offered = [JSON, gnostic::MEDIA_TYPE, gnostic::MEDIA_TYPE_ASKED];
+        let (document, media_type) = match preferred(request.accept, &offered) {
+            Some(JSON) => (Document::V2Json, JSON),
+            Some(_) => (Document::V2Protobuf, gnostic::MEDIA_TYPE),
+            None => return not_acceptable(),
+        };
+        let etag = self.hash(served, &document, served.hash());
+        respond_with(media_type, &etag, request, || {
+            self.body(served, &document, served.hash())
+        })
+    }
+
+    /// SHA-512 of a document that is made from what has this hash.
+    fn hash(&self, served: &ServedResources, document: &Document, of: u64) -> String {
         let known = self
             .cache
             .lock()
             .hashes
-            .get(&key)
-            .filter(|(of, _)| *of == version.hash)
+            .get(document)
+            .filter(|(known, _)| *known == of)
             .map(|(_, hash)| hash.clone());
         if let Some(hash) = known {
             return hash;
         }
-        let hash = sha512(&self.v3_document(served, group, version));
+        let hash = sha512(&self.body(served, document, of));
         let mut cache = self.cache.lock();
-        cache
-            .hashes
-            .retain(|(group, version), _| served.in_version(group, version).next().is_some());
-        cache.hashes.insert(key, (version.hash, hash.clone()));
+        cache.hashes.retain(|document, _| document.is_served(served));
+        cache.hashes.insert(document.clone(), (of, hash.clone()));
         hash
     }
 
-    fn v3_document(&self, served: &ServedResources, group: &str, version: &ServedVersion) -> Bytes {
-        let key = Key::V3 {
+    /// The document from the cache, or a new one.
+    fn body(&self, served: &ServedResources, document: &Document, of: u64) -> Bytes {
+        if let Some(body) = self.cache.lock().find(document, of) {
+            return body;
+        }
+        // Not under the lock: two that build the same at the same time do no harm.
+        let body = document.build(served);
+        self.cache.lock().keep(document.clone(), of, body.clone());
+        body
+    }
+}
+
+impl Document {
+    fn v3(group: &str, version: &ServedVersion) -> Self {
+        Self::V3 {
             group: group.to_owned(),
             version: version.name.clone(),
-            hash: version.hash,
-        };
-        self.document(key, || {
-            let definitions: Vec<&ResourceDefinition> = served
-                .in_version(group, &version.name)
-                .map(|definition| &**definition)
-                .collect();
-            v3::document(&definitions).to_string().into()
-        })
+        }
     }
 
-    fn v2(&self, served: &ServedResources, request: OpenApiRequest<'_>) -> Response<Bytes> {
-        let hash = served.hash();
-        let definitions = || {
+    fn is_served(&self, served: &ServedResources) -> bool {
+        match self {
+            Self::V3 { group, version } => served.in_version(group, version).next().is_some(),
+            Self::V2Json | Self::V2Protobuf => true,
+        }
+    }
+
+    fn build(&self, served: &ServedResources) -> Bytes {
+        let all = || {
             served
                 .iter()
                 .map(|definition| &**definition)
                 .collect::<Vec<&ResourceDefinition>>()
         };
-        // The documents differ with the program as well as with what is served.
-        let etag =
-            |form: &str| sha512(format!("{form} {} {hash:016x}", env!("CARGO_PKG_VERSION")).as_bytes());
-        match preferred(
-            request.accept,
-            &[JSON, gnostic::MEDIA_TYPE, gnostic::MEDIA_TYPE_OLD],
-        ) {
-            Some(JSON) => respond_with(JSON, &etag("json"), request, || {
-                self.document(Key::V2Json { hash }, || {
-                    v2::document(&definitions()).to_string().into()
-                })
-            }),
-            Some(_) => respond_with(gnostic::MEDIA_TYPE, &etag("protobuf"), request, || {
-                self.document(Key::V2Protobuf { hash }, || {
-                    gnostic::encode(&v2::document(&definitions())).into()
-                })
-            }),
-            None => not_acceptable(),
+        match self {
+            Self::V3 { group, version } => {
+                let these = served.in_version(group, version).map(|definition| &**definition);
+                v3::document(&these.collect::<Vec<_>>()).to_string().into()
+            }
+            Self::V2Json => v2::document(&all()).to_string().into(),
+            Self::V2Protobuf => gnostic::encode(&v2::document(&all())).into(),
         }
-    }
-
-    /// The document from the cache, or a new one.
-    fn document(&self, key: Key, build: impl FnOnce() -> Bytes) -> Bytes {
-        let known = self
-            .cache
-            .lock()
-            .documents
-            .iter()
-            .find(|(known, _)| *known == key)
-            .map(|(_, body)| body.clone());
-        known.unwrap_or_else(|| {
-            // Not under the lock: two that build the same at the same time do no harm.
-            let body = build();
-            self.cache.lock().keep(key, body.clone());
-            body
-        })
     }
 }
 
 impl Cache {
-    fn keep(&mut self, key: Key, body: Bytes) {
-        if body.len() > DOCUMENT_CACHE_BYTES_MAX || self.documents.iter().any(|(known, _)| *known == key) {
+    fn find(&self, document: &Document, of: u64) -> Option<Bytes> {
+        let found = self
+            .bodies
+            .iter()
+            .find(|(known, known_of, _)| known == document && *known_of == of);
+        found.map(|(_, _, body)| body.clone())
+    }
+
+    fn keep(&mut self, document: Document, of: u64, body: Bytes) {
+        // What it was before will not be asked for again.
+        let stale = |known: &(Document, u64, Bytes)| known.0 == document;
+        self.bytes -= self
+            .bodies
+            .iter()
+            .filter(|known| stale(known))
+            .map(|(_, _, body)| body.len())
+            .sum::<usize>();
+        self.bodies.retain(|known| !stale(known));
+        if body.len() > DOCUMENT_CACHE_BYTES_MAX {
             return;
         }
         self.bytes += body.len();
-        self.documents.push_back((key, body));
+        self.bodies.push_back((document, of, body));
         while self.bytes > DOCUMENT_CACHE_BYTES_MAX
-            && let Some((_, oldest)) = self.documents.pop_front()
+            && let Some((_, _, oldest)) = self.bodies.pop_front()
         {
             self.bytes -= oldest.len();
         }
@@ -291,10 +297,6 @@ fn not_acceptable() -> Response<Bytes> {
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
     response
-}
-
-fn accepts(accept: Option<&str>, offered: &[&'static str]) -> bool {
-    preferred(accept, offered).is_some()
 }
 
 /// The first of the offered media types that the header names; the first one for whoever does not care.
@@ -494,7 +496,7 @@ mod tests {
     fn client_go_gets_version_2_as_protobuf() {
         let request = OpenApiRequest {
             path: "/openapi/v2",
-            accept: Some(gnostic::MEDIA_TYPE),
+            accept: Some(gnostic::MEDIA_TYPE_ASKED),
             ..OpenApiRequest::default()
         };
         let response = OpenApi::new().respond(&served(), request).unwrap();
@@ -514,20 +516,28 @@ mod tests {
     #[test]
     fn the_cache_keeps_to_its_budget() {
         let mut cache = Cache::default();
-        for hash in 0..10 {
-            cache.keep(
-                Key::V2Json { hash },
-                Bytes::from(vec![0; DOCUMENT_CACHE_BYTES_MAX / 4]),
-            );
+        let document = |version: u64| Document::V3 {
+            group: String::new(),
+            version: version.to_string(),
+        };
+        let body = |bytes| Bytes::from(vec![0; bytes]);
+        for version in 0..10 {
+            cache.keep(document(version), 0, body(DOCUMENT_CACHE_BYTES_MAX / 4));
         }
+        assert_eq!((cache.bodies.len(), cache.bytes), (4, DOCUMENT_CACHE_BYTES_MAX));
+        cache.keep(document(9), 1, body(1));
         assert_eq!(
-            (cache.documents.len(), cache.bytes),
-            (4, DOCUMENT_CACHE_BYTES_MAX)
+            (
+                cache.bodies.len(),
+                cache.find(&document(9), 0),
+                cache.find(&document(9), 1)
+            ),
+            (4, None, Some(body(1)))
         );
-        cache.keep(
-            Key::V2Protobuf { hash: 0 },
-            Bytes::from(vec![0; DOCUMENT_CACHE_BYTES_MAX + 1]),
+        cache.keep(document(9), 2, body(DOCUMENT_CACHE_BYTES_MAX + 1));
+        assert_eq!(
+            (cache.bodies.len(), cache.bytes),
+            (3, DOCUMENT_CACHE_BYTES_MAX / 4 * 3)
         );
-        assert_eq!(cache.documents.len(), 4);
     }
 }

@@ -6,10 +6,10 @@
 use prost::encoding::{WireType, encode_key, encode_varint};
 use serde_json::Value;
 
-/// The content type that clients ask for.
-pub(super) const MEDIA_TYPE: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-/// The same under its older name.
-pub(super) const MEDIA_TYPE_OLD: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// The content type of the answer.
+pub(super) const MEDIA_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// What client-go asks for. It cannot read this as the content type of the answer: `@` has no place in one.
+pub(super) const MEDIA_TYPE_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
 /// The document as bytes.
 pub(super) fn encode(document: &Value) -> Vec<u8> {
