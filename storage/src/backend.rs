@@ -3,7 +3,10 @@
 //! Keys are relative: an implementation puts its prefix in front and takes it off again. Every implementation passes
 //! `backend_suite!` (`testing`). A backend knows nothing of epochs, owners or objects.
 
+pub mod bounded;
 pub mod embedded;
+pub mod etcd;
+pub mod instrumented;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
