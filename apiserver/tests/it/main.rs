@@ -1,0 +1,5 @@
+//! The server in process: what clients see of it on the wire.
+
+mod api;
+mod verbs;
+mod watch;
