@@ -146,7 +146,7 @@ impl WatchBody {
         }
     }
 
-    fn error(&self, error: outrigger_storage::Error) -> Bytes {
+    fn error(&mut self, error: outrigger_storage::Error) -> Bytes {
         self.encoder.watch_error(&ApiError::from_storage(
             error,
             self.scope.group_resource(),
@@ -168,13 +168,15 @@ fn frames(mut body: WatchBody) -> impl Stream<Item = Result<Bytes, Infallible>> 
                         continue;
                     }
                     Err(error) => {
-                        yield Ok(body.encoder.watch_error(&error));
+                        let frame = body.encoder.watch_error(&error);
+                        yield Ok(frame);
                         return;
                     }
                 },
                 Next::Events(Ok(events)) => events,
                 Next::Events(Err(error)) => {
-                    yield Ok(body.error(error));
+                    let frame = body.error(error);
+                    yield Ok(frame);
                     return;
                 }
             };

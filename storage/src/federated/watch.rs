@@ -194,7 +194,7 @@ impl Watching {
         }
     }
 
-    async fn now(&self) -> Result<ResourceVersion, Error> {
+    async fn now(&mut self) -> Result<ResourceVersion, Error> {
         let options = ListOptions {
             limit: 1,
             ..ListOptions::default()
@@ -202,7 +202,7 @@ impl Watching {
         Ok(self.fleet.list(&self.scope, options).await?.resource_version())
     }
 
-    async fn source_after(&self, rv: ResourceVersion) -> Result<Source, Error> {
+    async fn source_after(&mut self, rv: ResourceVersion) -> Result<Source, Error> {
         let domain = self.domain().filter(|_| self.fleet.sole().is_none());
         let joined = match (&domain, self.fleet.sole()) {
             (_, Some(sole)) => sole.clone(),
@@ -226,17 +226,17 @@ impl Watching {
     }
 
     /// Backends that are away get their position when they are back: until then nothing is released.
-    async fn all_after(&self, rv: ResourceVersion) -> Result<Source, Error> {
+    async fn all_after(&mut self, rv: ResourceVersion) -> Result<Source, Error> {
         let closed = self.fleet.closed_changes();
         let mut cursors = Vec::new();
-        for joined in &self.fleet.backends {
+        for joined in &self.fleet.clone().backends {
             let cursor = self.cursor_of(joined, rv).await?;
             cursors.push((joined.clone(), cursor));
         }
         Ok(Source::All { cursors, closed })
     }
 
-    async fn cursor_of(&self, joined: &Arc<Joined>, rv: ResourceVersion) -> Result<Option<Cursor>, Error> {
+    async fn cursor_of(&mut self, joined: &Arc<Joined>, rv: ResourceVersion) -> Result<Option<Cursor>, Error> {
         if is_partial(rv) {
             // Who starts from a list that left a cluster out waits with it, and cannot go on once it is back.
             let complete = self.fleet.backends.iter().all(|joined| joined.is_connected());
