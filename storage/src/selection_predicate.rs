@@ -161,6 +161,70 @@ mod tests {
     }
 
     #[test]
+    fn any_text_is_parsed_or_refused() {
+        use rand::seq::IndexedRandom;
+        use rand::{Rng, SeedableRng};
+        const PIECES: [&str; 34] = [
+            "a",
+            "in",
+            "notin",
+            "=",
+            "==",
+            "!=",
+            "!",
+            "(",
+            ")",
+            ",",
+            "<",
+            ">",
+            " ",
+            "\n",
+            "\\",
+            "'",
+            "\"",
+            "/",
+            "//",
+            ".",
+            "|",
+            "||",
+            "shardRange",
+            "object.metadata.uid",
+            "object.metadata.namespace",
+            "0x0000000000000000",
+            "0x10000000000000000",
+            "['",
+            "']",
+            "é",
+            "\u{0}",
+            "metadata.name",
+            "-",
+            "&&",
+        ];
+        let mut random = rand::rngs::StdRng::seed_from_u64(5);
+        for _ in 0..20_000 {
+            let n = random.random_range(0..14);
+            let text: String = (0..n)
+                .filter_map(|_| PIECES.choose(&mut random).copied())
+                .collect();
+            if let Ok(labels) = LabelSelector::parse(&text) {
+                assert_eq!(LabelSelector::parse(&labels.to_string()), Ok(labels), "{text:?}");
+            }
+            if let Ok(fields) = FieldSelector::parse(&text) {
+                let again = FieldSelector::parse(&fields.to_string());
+                assert_eq!(
+                    again.map(|f| f.terms().len()),
+                    Ok(fields.terms().len()),
+                    "{text:?}"
+                );
+                assert!(fields.matches_body(b"{}").is_ok());
+            }
+            if let Ok(shard) = ShardSelector::parse(&text) {
+                assert_eq!(ShardSelector::parse(&shard.to_string()), Ok(shard), "{text:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_namespace_that_cannot_match_need_not_be_read() {
         let fields = FieldSelector::parse("metadata.namespace=a").expect("fields");
         let predicate = SelectionPredicate {

@@ -5,7 +5,8 @@
 //! with paused time is the same for one seed. Order within a watch is kept. It does not know what the inner backend is.
 
 use crate::backend::{
-    Backend, BackendError, BackendStatus, Revision, Txn, TxnResponse, WatchBatch, WatchRequest, WatchStream,
+    Backend, BackendError, BackendStatus, Op, Revision, Txn, TxnResponse, WatchBatch, WatchRequest,
+    WatchStream,
 };
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::StreamExt;
@@ -68,6 +69,8 @@ pub enum Outage {
     Partitioned,
     /// Reads and watches work, writes time out with `sent` (and are not carried out).
     Writes,
+    /// Reads, deletes and watches work, puts are refused with `NoSpace`.
+    Full,
     /// Requests work, watches stall; until `suspect_member` is called, if so configured by [`Faults::heal_on_suspect`].
     Watches,
 }
@@ -262,7 +265,7 @@ impl FaultyBackend {
         let arrives = match self.faults.now() {
             Outage::Down | Outage::Partitioned => false,
             Outage::Writes => !write,
-            Outage::None | Outage::Watches => true,
+            Outage::None | Outage::Full | Outage::Watches => true,
         };
         if !arrives || fate.what == What::RequestLost {
             tokio::time::sleep_until(sent + fate.timeout).await;
@@ -318,9 +321,20 @@ impl Backend for FaultyBackend {
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnResponse, BackendError>> {
         async move {
             let write = !txn.is_read_only();
+            let puts = txn
+                .success
+                .iter()
+                .chain(&txn.failure)
+                .any(|op| matches!(op, Op::Put { .. }));
+            let faults = self.faults.clone();
             let request = move |inner: Arc<dyn Backend>| {
-                let txn = txn.clone();
-                async move { inner.txn(txn).await }
+                let (txn, faults) = (txn.clone(), faults.clone());
+                async move {
+                    if puts && faults.now() == Outage::Full {
+                        return Err(BackendError::NoSpace);
+                    }
+                    inner.txn(txn).await
+                }
             };
             let sent = self.clone().send(write, request);
             if !write {
@@ -350,7 +364,7 @@ impl Backend for FaultyBackend {
                     tokio::time::sleep(fate.timeout).await;
                     return Err(refused());
                 }
-                Outage::None | Outage::Writes | Outage::Watches => {}
+                Outage::None | Outage::Writes | Outage::Full | Outage::Watches => {}
             }
             let inner = self.inner.watch(request).await?;
             wait(fate.back).await;

@@ -3,10 +3,13 @@
 use futures::StreamExt;
 use outrigger_storage::backend::embedded::{EmbeddedBackend, EmbeddedOptions};
 use outrigger_storage::backend::{Backend, BackendError, Compare, Op, Range, Txn, WatchRequest};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 mod memory {
     use super::*;
@@ -315,7 +318,9 @@ async fn victim() {
 
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_by_kill_9() {
-    const KILLS: u64 = 6;
+    const KILLS: u64 = 8;
+    // Another moment in every run: what is checked holds for all of them.
+    let mut random = StdRng::seed_from_u64(u64::from(std::process::id()));
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("db");
     let mut acknowledged = [0_u64; VICTIM_WRITERS];
@@ -329,15 +334,24 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
             .spawn()
             .expect("the victim starts");
         let stdout = victim.stdout.take().expect("a pipe");
-        // The first rounds die while the file is made, or at the first writes; the others after some work.
-        let patience = std::time::Duration::from_millis([3, 20, 60, 400, 150, 300][round as usize % 6]);
+        let (first_write, written) = tokio::sync::oneshot::channel();
         let reader = tokio::task::spawn_blocking(move || {
-            BufReader::new(stdout)
-                .lines()
-                .map_while(Result::ok)
-                .collect::<Vec<_>>()
+            let (mut lines, mut first_write) = (Vec::new(), Some(first_write));
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if line.contains("ack ")
+                    && let Some(first_write) = first_write.take()
+                {
+                    let _ = first_write.send(());
+                }
+                lines.push(line);
+            }
+            lines
         });
-        tokio::time::sleep(patience).await;
+        // Every other round dies anywhere, perhaps while the file is made or repaired; the others while they write.
+        if round % 2 == 1 {
+            let _ = tokio::time::timeout(Duration::from_secs(30), written).await;
+        }
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await;
         victim.kill().expect("SIGKILL");
         victim.wait().expect("gone");
         for line in reader.await.expect("read") {

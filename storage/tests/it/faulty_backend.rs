@@ -163,7 +163,7 @@ async fn outages_differ_in_what_works() {
         let at = inner.txn(put("c", "1")).await.expect("a put").revision;
         let delivered = tokio::time::timeout(1000 * MS, up_to(&mut running, at)).await;
         match outage {
-            Outage::None | Outage::Writes => assert_eq!(delivered, Ok(Ok(())), "{outage:?}"),
+            Outage::None | Outage::Writes | Outage::Full => assert_eq!(delivered, Ok(Ok(())), "{outage:?}"),
             Outage::Down => assert!(matches!(delivered, Ok(Err(_))), "{outage:?}"),
             Outage::Partitioned | Outage::Watches => {
                 assert!(delivered.is_err(), "{outage:?}: stalls");
@@ -181,6 +181,20 @@ async fn up_to(watch: &mut WatchStream, revision: Revision) -> Result<(), Backen
         }
     }
     panic!("the watch ended")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_backend_refuses_puts_and_takes_deletes() {
+    let (inner, faulty, faults) = new(7, FaultSettings::default());
+    faulty.txn(put("a", "1")).await.expect("a put");
+    faults.outage(Outage::Full);
+    assert_eq!(faulty.txn(put("a", "2")).await, Err(BackendError::NoSpace));
+    let delete = Txn {
+        success: vec![Op::Delete { key: "a".into() }],
+        ..Txn::default()
+    };
+    faulty.txn(delete).await.expect("a delete");
+    assert_eq!(get(&*inner, "a").await, None);
 }
 
 #[tokio::test(start_paused = true)]
