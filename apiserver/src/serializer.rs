@@ -17,6 +17,9 @@ pub mod protobuf;
 
 pub mod strategic_merge;
 
+mod typed;
+pub use typed::conform;
+
 pub use crate::transform::table::IncludeObject;
 pub(crate) use json::Wanted;
 
@@ -41,7 +44,8 @@ const SUMMARY_BYTES_MAX: usize = 30;
 pub struct Decoded {
     /// The object.
     pub object: Map<String, Value>,
-    /// `duplicate field "spec.foo"`, once per field, for the fieldValidation of the request.
+    /// `duplicate field "spec.foo"`, once per field, for the fieldValidation of the request; for the built-in kinds
+    /// also `unknown field "spec.bar"`.
     pub duplicates: Vec<String>,
 }
 
@@ -86,7 +90,14 @@ pub fn decode(media_type: MediaType, body: &[u8], expected: Expected<'_>) -> Res
         ),
     };
     match value {
-        Value::Object(object) => Ok(Decoded { object, duplicates }),
+        Value::Object(mut object) => {
+            let is_expected = object.get("kind").is_none_or(|k| k == expected.kind)
+                && object.get("apiVersion").is_none_or(|v| v == expected.api_version);
+            if is_expected && media_type != MediaType::Protobuf {
+                duplicates.extend(typed::conform(expected, &mut object)?);
+            }
+            Ok(Decoded { object, duplicates })
+        }
         other => Err(refuse(format!(
             "json: cannot unmarshal {} into Go value of type map",
             type_name(&other)

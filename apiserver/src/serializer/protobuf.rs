@@ -3,7 +3,7 @@
 //! A body is `k8s\0`, then a `runtime.Unknown` that names the type and holds the message. Fields that the tables do not
 //! know are skipped on the way in and left out on the way out. Nothing here knows what the fields mean.
 
-mod descriptors;
+pub(super) mod descriptors;
 
 use super::{Expected, json};
 use crate::status::ApiError;

@@ -5,23 +5,23 @@
 
 /// A message.
 #[derive(Debug)]
-pub(super) struct Message {
-    pub(super) fields: &'static [Field],
+pub(in crate::serializer) struct Message {
+    pub(in crate::serializer) fields: &'static [Field],
 }
 
 /// A field of a message.
 #[derive(Debug)]
-pub(super) struct Field {
-    pub(super) number: u32,
+pub(in crate::serializer) struct Field {
+    pub(in crate::serializer) number: u32,
     /// Its key in JSON.
-    pub(super) name: &'static str,
-    pub(super) shape: Shape,
-    pub(super) kind: Kind,
+    pub(in crate::serializer) name: &'static str,
+    pub(in crate::serializer) shape: Shape,
+    pub(in crate::serializer) kind: Kind,
 }
 
 /// How often a field occurs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(in crate::serializer) enum Shape {
     /// Once; a zero value is the same as none.
     One,
     /// Once; a zero value is a value.
@@ -34,7 +34,7 @@ pub(super) enum Shape {
 
 /// The type of a field's value.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
+pub(in crate::serializer) enum Kind {
     String,
     /// Base64 in JSON.
     Bytes,
@@ -90,7 +90,7 @@ const fn map(number: u32, name: &'static str, kind: Kind) -> Field {
 }
 
 /// The message of a kind; `None`: it has no form in protobuf.
-pub(super) fn message_of(api_version: &str, kind: &str) -> Option<&'static Message> {
+pub(in crate::serializer) fn message_of(api_version: &str, kind: &str) -> Option<&'static Message> {
     Some(match (api_version, kind) {
         ("v1", "Namespace") => &NAMESPACE,
         ("v1", "NamespaceList") => &NAMESPACE_LIST,
@@ -115,7 +115,7 @@ pub(super) fn message_of(api_version: &str, kind: &str) -> Option<&'static Messa
 }
 
 /// The schema of a CRD, for the types that wrap it.
-pub(super) static SCHEMA: &Message = &JSON_SCHEMA_PROPS;
+pub(in crate::serializer) static SCHEMA: &Message = &JSON_SCHEMA_PROPS;
 
 /// The first version of this list had its fields the other way round.
 static PARTIAL_OBJECT_METADATA_LIST_V1BETA1: Message = Message {
