@@ -8,7 +8,7 @@ use crate::registry::{Part, Unstructured};
 use crate::request::body::{REQUEST_BODY_BYTES_MAX, read_body};
 use crate::request::options::PatchOptions;
 use crate::resources::field;
-use crate::serializer::decode_patch;
+use crate::serializer::{decode_patch, strategic_merge};
 use crate::status::ApiError;
 use axum::body::Body;
 use http::header::CONTENT_TYPE;
@@ -46,11 +46,14 @@ pub(super) async fn serve(
     let encoder = response::encoder(api, &call, &scope, &representation)?;
     let answer = match scope.part {
         Part::Scale => api.registry().patch_scale(&scope, &patch).await?,
-        _ => api.registry().patch(&scope, &patch, &strategic_merge).await?,
+        _ => {
+            let builtin = scope.definition.builtin;
+            let merge = move |current: &Unstructured, patch: &Unstructured| match builtin {
+                Some(builtin) => strategic_merge::apply(builtin, current, patch),
+                None => Err(ApiError::unsupported_media_type(&[])),
+            };
+            api.registry().patch(&scope, &patch, &merge).await?
+        }
     };
     response::object(encoder, StatusCode::OK, &answer)
-}
-
-fn strategic_merge(_current: &Unstructured, _patch: &Unstructured) -> Result<Unstructured, ApiError> {
-    Err(ApiError::internal("strategic merge patch is not here yet"))
 }
