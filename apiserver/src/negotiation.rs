@@ -199,7 +199,7 @@ pub fn negotiate_output(
     let accepted = if header.is_empty() {
         Some((MediaType::Json, Target::Object, false))
     } else {
-        choose(header, builtin)
+        choose(header, response, builtin)
     };
     let Some((media_type, target, pretty_parameter)) = accepted else {
         return Err(ApiError::not_acceptable(&MediaType::ALL.map(MediaType::as_str)));
@@ -309,13 +309,26 @@ pub fn patch_type(content_type: Option<&str>, builtin: bool) -> Result<PatchType
         })
 }
 
-fn choose(header: &str, builtin: bool) -> Option<(MediaType, Target, bool)> {
+type Accepted = (MediaType, Target, bool);
+
+fn choose(header: &str, response: ResponseKind, builtin: bool) -> Option<Accepted> {
     let clauses = parse_accept(header);
+    let first = first_accepted(&clauses, &MediaType::ALL, builtin)?;
+    match first {
+        // A list in protobuf has its length in front, so it would be collected before it is sent. Metadata of a kind may
+        // be of any number: a client that takes the same list in JSON gets it as a stream.
+        (MediaType::Protobuf, Target::PartialObjectMetadataList(_), _) if response == ResponseKind::List => {
+            let json = first_accepted(&clauses, &[MediaType::Json], builtin);
+            Some(json.filter(|(_, target, _)| *target == first.1).unwrap_or(first))
+        }
+        _ => Some(first),
+    }
+}
+
+fn first_accepted(clauses: &[Clause<'_>], served: &[MediaType], builtin: bool) -> Option<Accepted> {
     let candidates = clauses.iter().flat_map(|clause| {
-        MediaType::ALL
-            .into_iter()
-            .filter(|m| m.matches(clause))
-            .map(move |m| (clause, m))
+        let served = served.iter().copied();
+        served.filter(|m| m.matches(clause)).map(move |m| (clause, m))
     });
     candidates.into_iter().find_map(|(clause, media_type)| {
         let stream_known =
@@ -507,7 +520,19 @@ mod tests {
             METADATA_CLIENT,
             false,
             List,
+            ok(Json, Target::PartialObjectMetadataList(V1)),
+        );
+        check(
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
+            false,
+            List,
             ok(Protobuf, Target::PartialObjectMetadataList(V1)),
+        );
+        check(
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
+            false,
+            Watch,
+            ok(Protobuf, Target::PartialObjectMetadata(V1)),
         );
         check(
             "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
