@@ -6,6 +6,8 @@
 
 mod connect;
 mod error;
+#[cfg(test)]
+mod fake_server;
 mod keyspace;
 mod proto;
 mod watch;
@@ -24,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 use watch::Watch;
 
 /// Where our keys live when nothing else is said.
@@ -50,6 +53,8 @@ pub struct EtcdOptions {
     pub keepalive_interval: Duration,
     /// How long the sign of life may take.
     pub keepalive_timeout: Duration,
+    /// How often a watch asks how far it has come. One that hears nothing after five questions is over.
+    pub progress_interval: Duration,
 }
 
 /// Settings that cannot be used. Whoever wrote them must act.
@@ -79,6 +84,8 @@ pub struct EtcdBackend {
     members: Vec<Arc<Member>>,
     /// The member that answered last.
     preferred: AtomicUsize,
+    /// The member that the newest watch is on.
+    watched: AtomicUsize,
     keyspace: Keyspace,
     timing: Timing,
 }
@@ -95,6 +102,7 @@ impl Default for EtcdOptions {
             connect_timeout: Duration::from_secs(3),
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(5),
+            progress_interval: Duration::from_secs(3),
         }
     }
 }
@@ -134,6 +142,7 @@ impl EtcdBackend {
             request: options.request_timeout,
             keepalive_interval: options.keepalive_interval,
             keepalive_timeout: options.keepalive_timeout,
+            progress: options.progress_interval,
         };
         let cluster = connect::ClusterId::default();
         let members = options.endpoints.iter().map(|url| {
@@ -147,6 +156,7 @@ impl EtcdBackend {
         Ok(Self {
             members: members.collect::<Result<_, _>>()?,
             preferred: AtomicUsize::new(0),
+            watched: AtomicUsize::new(0),
             keyspace: Keyspace::new(&options.prefix),
             timing,
         })
@@ -196,6 +206,9 @@ impl EtcdBackend {
                 Ok(answer) => {
                     member.answers();
                     self.preferred.store(index, Ordering::Relaxed);
+                    if purpose == Purpose::Watches {
+                        self.watched.store(index, Ordering::Relaxed);
+                    }
                     return Ok(answer);
                 }
                 Err(failure @ Failure::NotSent(_)) => seen.not_connected(failure),
@@ -220,7 +233,10 @@ impl EtcdBackend {
         let deadline = self.timing.request;
         let ask = |connection: Connection, member: String| {
             let request = request.clone();
-            async move { connection.unary(path, request, deadline, &member).await }
+            async move {
+                let call = async move { connection.unary(path, request, deadline, &member).await };
+                if repeat { detached(call).await } else { call.await }
+            }
         };
         self.ask(Purpose::Requests, repeat, ask).await
     }
@@ -376,13 +392,17 @@ impl EtcdBackend {
     }
 
     async fn open_watch(&self, request: WatchRequest) -> Result<WatchStream, BackendError> {
-        let deadline = self.timing.request;
+        let Timing {
+            request: deadline,
+            progress,
+            ..
+        } = self.timing;
         let open = |connection: Connection, member: String| {
             let request = &request;
             async move {
                 match timeout(
                     deadline,
-                    Watch::open(&connection, &self.keyspace, request, &member),
+                    Watch::open(&connection, &self.keyspace, request, progress, &member),
                 )
                 .await
                 {
@@ -391,7 +411,12 @@ impl EtcdBackend {
                 }
             }
         };
-        let open = self.ask(Purpose::Watches, true, open);
+        let purpose = if request.until.is_some() {
+            Purpose::History
+        } else {
+            Purpose::Watches
+        };
+        let open = self.ask(purpose, true, open);
         let (watch, compacted) = tokio::join!(open, self.is_compacted(request.start_revision));
         let watch = watch.map_err(Failure::into_read_error)?;
         match compacted? {
@@ -452,18 +477,32 @@ impl Backend for EtcdBackend {
     }
 
     fn suspect_member(&self) {
-        let preferred = self.preferred.load(Ordering::Relaxed);
-        if let Some(member) = self.members.get(preferred) {
+        let suspected = self.watched.load(Ordering::Relaxed);
+        if let Some(member) = self.members.get(suspected) {
             member.suspect();
         }
-        self.preferred
-            .store((preferred + 1) % self.members.len(), Ordering::Relaxed);
+        let next = (suspected + 1) % self.members.len();
+        // Unless requests have gone elsewhere already.
+        let _ = self
+            .preferred
+            .compare_exchange(suspected, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
 impl fmt::Debug for EtcdBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("EtcdBackend").field(&self.members).finish()
+    }
+}
+
+/// Runs on while the caller does not poll, and ends with the caller. A page that a slow reader has asked for ahead would
+/// otherwise stay in the connection's window, and a few of them would stop every request, ticks included.
+async fn detached<A: Send + 'static>(
+    call: impl Future<Output = Result<A, Failure>> + Send + 'static,
+) -> Result<A, Failure> {
+    match AbortOnDropHandle::new(tokio::spawn(call)).await {
+        Ok(answer) => answer,
+        Err(error) => Err(Failure::Unavailable(error.to_string())),
     }
 }
 
@@ -555,8 +594,12 @@ mod tests {
         assert_eq!(order(), [1, 2, 0]);
         backend.members[2].avoid();
         assert_eq!(order(), [1, 0, 2]);
+        // Requests are elsewhere than the watch whose member is suspected.
         backend.suspect_member();
-        assert_eq!(order(), [0, 2, 1]);
+        assert_eq!(order(), [1, 2, 0]);
+        backend.watched.store(1, Ordering::Relaxed);
+        backend.suspect_member();
+        assert_eq!(order(), [2, 0, 1]);
     }
 
     #[test]

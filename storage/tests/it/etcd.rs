@@ -34,8 +34,14 @@ mod decorated {
     use super::*;
     async fn new() -> ((), Arc<dyn Backend>) {
         let metrics = StoreMetrics::new().backend("test");
-        let inner = Arc::new(Instrumented::new(Arc::new(EmbeddedBackend::in_memory()), Arc::clone(&metrics)));
-        ((), Arc::new(Bounded::new(inner, Limits::default()).with_metrics(metrics)))
+        let inner = Arc::new(Instrumented::new(
+            Arc::new(EmbeddedBackend::in_memory()),
+            Arc::clone(&metrics),
+        ));
+        (
+            (),
+            Arc::new(Bounded::new(inner, Limits::default()).with_metrics(metrics)),
+        )
     }
     outrigger_storage::backend_suite!(new());
 }
@@ -618,6 +624,40 @@ async fn a_watch_that_nobody_reads_does_not_stop_requests() {
     for stream in stalled {
         let mut stream = stream.expect("opened");
         assert_eq!(events(&mut stream, 20).await.len(), 20);
+    }
+}
+
+#[tokio::test]
+async fn pages_that_nobody_takes_do_not_stop_requests() {
+    let etcd = EtcdServer::start().await;
+    let backend = etcd.backend();
+    for i in 0..8 {
+        backend
+            .txn(put(&format!("k{i}"), vec![i; 1 << 20]))
+            .await
+            .expect("written");
+    }
+    // Asked for ahead, and then their reader is busy with something else: polled once, and not again.
+    let mut pages: Vec<_> = (0..8).map(|_| backend.txn(Txn::read([all()]))).collect();
+    for page in &mut pages {
+        assert!(futures::poll!(page).is_pending());
+    }
+    for _ in 0..20 {
+        let written = timeout(SOON, backend.txn(put("small", "1")))
+            .await
+            .expect("in time");
+        written.expect("written");
+        sleep(Duration::from_millis(5)).await;
+    }
+    for page in pages {
+        let answer = timeout(SOON, page).await.expect("in time").expect("read");
+        assert!(
+            answer
+                .responses
+                .into_iter()
+                .next()
+                .is_some_and(|r| r.into_range().kvs.len() >= 8)
+        );
     }
 }
 

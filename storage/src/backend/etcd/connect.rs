@@ -32,18 +32,22 @@ use tonic_prost::ProstCodec;
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 /// The same for all answers of a connection. With the event ring and the list budget it is part of the server's memory.
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
-/// One watch that nobody reads holds this much; eight of them would stop the connection, which has nothing but watches.
+/// One watch that nobody reads holds this much, so six of them stop the watches of their connection, and nothing else.
 const WATCH_STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// The same for all watches of a connection.
+const WATCH_CONNECTION_WINDOW_BYTES: u32 = 6 << 20;
 /// The largest answer that is taken: a page of 128 ranges, or one event with its predecessor.
 pub(super) const ANSWER_BYTES_MAX: usize = 32 << 20;
 /// A member that could not be reached, or that is suspected of lagging, is asked last for this long.
 const AVOIDED_FOR: Duration = Duration::from_secs(10);
 
-/// What the connections are used for. Apart, so that watches nobody reads cannot stop transactions.
+/// What the connections are used for. Apart, so that watches nobody reads cannot stop transactions, and history that is
+/// read slowly cannot stop the watches that the clocks come by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     Requests,
     Watches,
+    History,
 }
 
 /// The times of connections.
@@ -53,6 +57,7 @@ pub(super) struct Timing {
     pub(super) request: Duration,
     pub(super) keepalive_interval: Duration,
     pub(super) keepalive_timeout: Duration,
+    pub(super) progress: Duration,
 }
 
 /// The cluster id that the first member named; 0: none yet. A member of another cluster is refused.
@@ -75,6 +80,7 @@ pub(super) struct Member {
     cluster: ClusterId,
     requests: Mutex<Place>,
     watches: Mutex<Place>,
+    history: Mutex<Place>,
     /// Raised when the member is suspected; older connections are not used any more, and watches on them end.
     generation: watch::Sender<u64>,
     avoided_until: parking_lot::Mutex<Option<Instant>>,
@@ -186,6 +192,7 @@ impl Member {
             cluster,
             requests: Mutex::default(),
             watches: Mutex::default(),
+            history: Mutex::default(),
             generation: watch::Sender::new(0),
             avoided_until: parking_lot::Mutex::new(None),
         }
@@ -225,6 +232,7 @@ impl Member {
         let place = match purpose {
             Purpose::Requests => &self.requests,
             Purpose::Watches => &self.watches,
+            Purpose::History => &self.history,
         };
         let mut place = place.lock().await;
         if let Some(connection) = &place.connection
@@ -334,14 +342,14 @@ impl Member {
     where
         IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        let stream_window = match purpose {
-            Purpose::Requests => STREAM_WINDOW_BYTES,
-            Purpose::Watches => WATCH_STREAM_WINDOW_BYTES,
+        let (stream_window, connection_window) = match purpose {
+            Purpose::Requests => (STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES),
+            Purpose::Watches | Purpose::History => (WATCH_STREAM_WINDOW_BYTES, WATCH_CONNECTION_WINDOW_BYTES),
         };
         let (send, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(stream_window)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .initial_connection_window_size(connection_window)
             .keep_alive_interval(self.timing.keepalive_interval)
             .keep_alive_timeout(self.timing.keepalive_timeout)
             // etcd closes connections that ping it while they have no stream (PermitWithoutStream is false). Where an idle
@@ -375,8 +383,10 @@ impl Connection {
     pub(super) fn suspicion(&self) -> BoxFuture<'static, ()> {
         let (mut suspicion, generation) = (self.suspicion.clone(), self.generation);
         Box::pin(async move {
-            // An error means that the member is gone, with it this backend.
-            let _ = suspicion.wait_for(|now| *now != generation).await;
+            if suspicion.wait_for(|now| *now != generation).await.is_err() {
+                // The backend was dropped; its watches go on.
+                std::future::pending::<()>().await;
+            }
         })
     }
 

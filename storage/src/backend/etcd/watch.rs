@@ -18,12 +18,11 @@ use tonic::Streaming;
 use tonic::metadata::MetadataValue;
 use tonic_prost::ProstCodec;
 
-/// How often progress is asked for, so that `WatchBatch::revision` goes on where nothing happens.
-const PROGRESS_EVERY: Duration = Duration::from_secs(3);
-/// The same while the end of a piece of history is waited for: etcd does not answer before the watch has caught up.
+/// How often progress is asked for while the end of a piece of history is waited for: etcd does not answer before the watch
+/// has caught up.
 const PROGRESS_EVERY_UNTIL: Duration = Duration::from_millis(100);
-/// A watch that hears nothing at all for this long, although it keeps asking, is over.
-const STALLED_AFTER: Duration = Duration::from_secs(15);
+/// A watch that hears nothing at all for so many intervals, although it keeps asking, is over.
+const UNANSWERED_MAX: u32 = 5;
 /// Requests waiting on the stream of a watch: the creation and some questions.
 const REQUESTS_MAX: usize = 4;
 /// What the events of one revision may hold. etcd limits a transaction to 1.5 MiB by default.
@@ -73,6 +72,7 @@ impl Watch {
         connection: &Connection,
         keyspace: &Keyspace,
         request: &WatchRequest,
+        progress_every: Duration,
         member: &str,
     ) -> Result<Self, Failure> {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
@@ -134,20 +134,22 @@ impl Watch {
         let already_over = request.until.is_some_and(|until| until <= delivered);
         let first =
             (request.start_revision == 0 || already_over).then(|| assembler.finish(Vec::new(), delivered));
-        let every = if request.until.is_some() {
-            PROGRESS_EVERY_UNTIL
-        } else {
-            PROGRESS_EVERY
+        let every = match request.until {
+            Some(_) => PROGRESS_EVERY_UNTIL.min(progress_every),
+            None => progress_every,
         };
         let mut progress = interval_at(tokio::time::Instant::now() + every, every);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let patience = progress_every * UNANSWERED_MAX;
+        let unanswered_max =
+            u32::try_from(patience.as_millis() / every.as_millis().max(1)).unwrap_or(u32::MAX);
         let mut watch = Self {
             assembler,
             answers,
             requests,
             progress,
             unanswered: 0,
-            unanswered_max: u32::try_from(STALLED_AFTER.as_millis() / every.as_millis()).unwrap_or(u32::MAX),
+            unanswered_max,
             suspicion: connection.suspicion(),
             member: member.to_owned(),
             first,
