@@ -42,7 +42,8 @@ pub(super) fn find(served: &ServedResources, context: &RequestContext) -> Found 
     let Some(definition) = served.find(&info.api_group, &info.api_version, &info.resource) else {
         return Found::Nothing;
     };
-    let is_namespace = definition.builtin == Some(Builtin::Namespace);
+    // A namespace is its own: /api/v1/namespaces/a is read as the namespace a and the name a.
+    let is_namespace = definition.builtin == Some(Builtin::Namespace) && info.namespace == info.name;
     let verb = verb(&info.verb);
     let across_namespaces = matches!(verb, Some(Verb::List | Verb::Watch));
     if !definition.namespaced && !info.namespace.is_empty() && !is_namespace {

@@ -167,7 +167,7 @@ async fn a_version_that_is_too_old_is_an_event() {
     let api = Api::with_namespaces(&["a"]).await;
     api.app("a", "x").await;
     let mut watch = api
-        .watch(&format!("{APPS}/applications?watch=1&resourceVersion=134217728"))
+        .watch(&format!("{APPS}/applications?watch=1&resourceVersion=134220288"))
         .await;
     let event = watch.next().await.expect("an event");
     assert_eq!(
