@@ -15,6 +15,7 @@ mod update;
 mod watch;
 
 use crate::discovery;
+use crate::openapi::{OpenApi, OpenApiRequest};
 use crate::registry::Registry;
 use crate::request::context::RequestContext;
 use crate::resources::ServedResources;
@@ -22,7 +23,7 @@ use crate::status::ApiError;
 use axum::body::Body;
 use axum::response::IntoResponse;
 use http::header::{ACCEPT, CONTENT_TYPE, IF_NONE_MATCH};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use outrigger_storage::federated::WallClock;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -52,6 +53,7 @@ pub struct ApiConfig {
 pub struct ApiContext(Arc<Shared>);
 
 struct Shared {
+    openapi: OpenApi,
     registry: Registry,
     served: published::Receiver<Arc<ServedResources>>,
     wall_clock: WallClock,
@@ -61,6 +63,7 @@ struct Shared {
 /// One request, taken apart: what a verb needs besides its scope.
 struct Call {
     context: RequestContext,
+    uri: Uri,
     headers: HeaderMap,
     body: Body,
 }
@@ -77,6 +80,7 @@ impl ApiContext {
         } = config;
         let rng = Mutex::new(StdRng::seed_from_u64(seed));
         Self(Arc::new(Shared {
+            openapi: OpenApi::new(),
             registry,
             served,
             wall_clock,
@@ -119,6 +123,7 @@ pub async fn serve(api: ApiContext, request: Request<Body>) -> Response<Body> {
     };
     let call = Call {
         context,
+        uri: parts.uri,
         headers: parts.headers,
         body,
     };
@@ -154,16 +159,30 @@ async fn dispatch(api: &ApiContext, endpoint: Endpoint, call: Call) -> Result<Re
 /// Discovery and OpenAPI.
 fn documents(api: &ApiContext, call: &Call) -> Response<Body> {
     let info = &call.context.info;
-    let (accept, if_none_match) = (call.header(ACCEPT), call.header(IF_NONE_MATCH));
-    let Some(document) = discovery::respond(&api.served(), &info.path, accept, if_none_match) else {
-        return page_not_found();
+    let served = api.served();
+    let (path, accept, if_none_match) = (
+        info.path.as_str(),
+        call.header(ACCEPT),
+        call.header(IF_NONE_MATCH),
+    );
+    let query = call.uri.query();
+    let request = OpenApiRequest {
+        path,
+        query,
+        accept,
+        if_none_match,
     };
-    match info.verb.as_str() {
-        "get" | "head" => document.map(Body::from),
-        verb => {
+    let document = discovery::respond(&served, path, accept, if_none_match)
+        .or_else(|| api.0.openapi.respond(&served, request));
+    match (document, info.verb.as_str()) {
+        (None, _) => page_not_found(),
+        (Some(document), "get" | "head") => {
+            response::compressed(call, document).unwrap_or_else(|error| error.into_response())
+        }
+        (Some(_), verb) => {
             let resource = crate::status::GroupResource {
                 group: "",
-                resource: &info.path,
+                resource: path,
             };
             ApiError::method_not_allowed(resource, verb).into_response()
         }

@@ -51,16 +51,27 @@ pub(super) fn encoder(
 
 /// One object.
 pub(super) fn object(
-    mut encoder: ObjectEncoder,
+    encoder: ObjectEncoder,
     code: StatusCode,
     answer: &Answer,
 ) -> Result<Response<Body>, ApiError> {
+    Ok(object_bytes(encoder, code, answer)?.map(Body::from))
+}
+
+fn object_bytes(
+    mut encoder: ObjectEncoder,
+    code: StatusCode,
+    answer: &Answer,
+) -> Result<Response<Bytes>, ApiError> {
     let source = match answer {
         Answer::Stored(object) => Source::Stored(object),
         Answer::Value(value) => Source::Value(value),
     };
-    let body = encoder.encode_object(source)?;
-    Ok(whole(code, encoder.content_type(), body))
+    let mut response = Response::new(encoder.encode_object(source)?);
+    *response.status_mut() = code;
+    let content_type = HeaderValue::from_static(encoder.content_type());
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    Ok(response)
 }
 
 /// One object, compressed when it is long and the client accepts that.
@@ -69,20 +80,15 @@ pub(super) fn compressed_object(
     encoder: ObjectEncoder,
     answer: &Answer,
 ) -> Result<Response<Body>, ApiError> {
-    let response = object(encoder, StatusCode::OK, answer)?;
-    if !accepts_gzip(call.header(ACCEPT_ENCODING)) {
-        return Ok(response);
-    }
-    let (parts, body) = response.into_parts();
-    // A whole body is in memory already.
-    let bytes = futures::FutureExt::now_or_never(axum::body::to_bytes(body, usize::MAX));
-    let bytes = bytes
-        .and_then(Result::ok)
-        .ok_or_else(|| ApiError::internal("the body is not whole"))?;
-    let mut compressor = BodyCompressor::new(true);
-    compressor.write(&bytes).map_err(ApiError::internal)?;
+    compressed(call, object_bytes(encoder, StatusCode::OK, answer)?)
+}
+
+/// A whole body, compressed when it is long and the client accepts that.
+pub(super) fn compressed(call: &Call, response: Response<Bytes>) -> Result<Response<Body>, ApiError> {
+    let mut compressor = BodyCompressor::new(accepts_gzip(call.header(ACCEPT_ENCODING)));
+    compressor.write(response.body()).map_err(ApiError::internal)?;
     let (encoding, bytes) = compressor.finish().map_err(ApiError::internal)?;
-    let mut response = Response::from_parts(parts, Body::from(bytes));
+    let mut response = response.map(|_| Body::from(bytes));
     set_encoding(&mut response, encoding);
     Ok(response)
 }
@@ -97,16 +103,6 @@ pub(super) fn set_encoding(response: &mut Response<Body>, encoding: ContentEncod
             .headers_mut()
             .insert(VARY, HeaderValue::from_static("Accept-Encoding"));
     }
-}
-
-/// A body that is known as a whole.
-pub(super) fn whole(code: StatusCode, content_type: &'static str, body: Bytes) -> Response<Body> {
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = code;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
 }
 
 /// Duplicate fields of a body: errors or warnings, as the request asks.
