@@ -1,0 +1,63 @@
+//! Limits requests in flight, reads and writes apart. What does not fit is refused at once: nothing queues.
+
+use super::observed_body::hold;
+use super::{Info, earlier};
+use crate::metrics::ApiMetrics;
+use crate::request::context::LoopbackUser;
+use crate::status::ApiError;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// How soon a refused client should come back, in seconds.
+const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// The limits, and the places that are free.
+#[derive(Clone)]
+pub struct MaxInFlight {
+    read_only: Arc<Semaphore>,
+    mutating: Arc<Semaphore>,
+    metrics: ApiMetrics,
+}
+
+impl MaxInFlight {
+    /// Limits in requests.
+    #[must_use]
+    pub fn new(read_only_max: usize, mutating_max: usize, metrics: ApiMetrics) -> Self {
+        Self {
+            read_only: Arc::new(Semaphore::new(read_only_max)),
+            mutating: Arc::new(Semaphore::new(mutating_max)),
+            metrics,
+        }
+    }
+}
+
+/// Takes a place until the last byte of the response is sent. Long-running requests need none, and neither do those from
+/// inside: controllers must not starve behind clients. (Upstream also lets `system:masters` pass; here all clients are.)
+pub async fn max_in_flight(State(limits): State<MaxInFlight>, request: Request, next: Next) -> Response {
+    let info: Info = match earlier(&request) {
+        Ok(info) => info,
+        Err(response) => return *response,
+    };
+    if info.is_long_running() || request.extensions().get::<LoopbackUser>().is_some() {
+        return next.run(request).await;
+    }
+    // As upstream: a path that is no resource has the verb `get` and is a read like it.
+    let mutating = !info.is_read_only();
+    let places = if mutating {
+        &limits.mutating
+    } else {
+        &limits.read_only
+    };
+    let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+        return ApiError::too_many_requests(
+            "Too many requests, please try again later.",
+            RETRY_AFTER_SECONDS,
+        )
+        .into_response();
+    };
+    let counted = limits.metrics.in_flight(mutating);
+    hold(next.run(request).await, (place, counted))
+}
