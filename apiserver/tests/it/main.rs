@@ -1,5 +1,9 @@
 //! The server in process: what clients see of it on the wire.
 
 mod api;
+mod auth;
+mod harness;
+mod limits;
+mod shutdown;
 mod verbs;
 mod watch;
