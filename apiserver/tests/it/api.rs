@@ -79,25 +79,9 @@ async fn store(routing: Routing, names: &[&str]) -> FederatedStore {
         backend: Arc::new(EmbeddedBackend::in_memory()) as Arc<dyn Backend>,
         exclusive: true,
     };
-<<<<<<< Updated upstream
     let mut config = StoreConfig::new("test", routing, wall_clock(), 7);
     config.list_bytes_max = 8 << 20;
     config.ring_bytes_max = 4 << 20;
-=======
-    let config = StoreConfig {
-        fleet: "test".to_owned(),
-        routing,
-        list_bytes_max: 8 << 20,
-        ring_bytes_max: 4 << 20,
-        write_deadline: Duration::from_secs(10),
-        retention: Duration::from_secs(600),
-        compact_every: Duration::from_secs(300),
-        wall_clock: wall_clock(),
-        seed: 7,
-        metrics: outrigger_storage::metrics::StoreMetrics::new(),
-        broken: None,
-    };
->>>>>>> Stashed changes
     let members = names.iter().enumerate().map(member).collect();
     let (store, tasks) = FederatedStore::open(config, members).await.expect("a store");
     for task in tasks {
