@@ -2,7 +2,7 @@
 
 pub mod backend_suite;
 pub mod etcd_server;
-mod faulty_backend;
+pub mod faulty_backend;
 pub mod tcp_proxy;
 
 pub use faulty_backend::{FaultSettings, Faults, FaultyBackend, Outage};

@@ -1,0 +1,143 @@
+//! The protocol under a thousand seeds, and the proof that the validators see a broken rule.
+//!
+//! `OUTRIGGER_SEEDS=5000` runs more seeds, `OUTRIGGER_SEED=17` replays one. A failing seed is printed with what it broke.
+
+use outrigger_storage::federated::Rule;
+use outrigger_tests::simulation::{Outcome, Settings, run};
+use outrigger_tests::validate::{Allowances, Violation, validate};
+use std::collections::BTreeSet;
+
+fn check(settings: Settings) -> (Outcome, Vec<Violation>) {
+    let allowances = Allowances {
+        compaction: settings.compaction,
+    };
+    let outcome = run(settings);
+    let violations = validate(&outcome.history, &outcome.truth, allowances);
+    (outcome, violations)
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse().ok());
+    match number("OUTRIGGER_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("OUTRIGGER_SEEDS").unwrap_or(100),
+    }
+}
+
+#[test]
+fn every_promise_holds_under_every_seed() {
+    let (mut writes, mut lists, mut watches, mut events) = (0, 0, 0, 0);
+    for seed in seeds() {
+        let (outcome, violations) = check(Settings::of_seed(seed));
+        assert!(
+            violations.is_empty(),
+            "seed {seed} ({:?}): {:#?}",
+            Settings::of_seed(seed),
+            &violations[..violations.len().min(3)]
+        );
+        writes += outcome.history.writes.len();
+        lists += outcome.history.lists.len();
+        watches += outcome.history.watches.len();
+        events += outcome
+            .history
+            .watches
+            .iter()
+            .map(|watch| watch.delivered.len())
+            .sum::<usize>();
+    }
+    eprintln!("{writes} writes, {lists} lists, {watches} watches with {events} events: all promises hold");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_history() {
+    for seed in [3, 17, 40] {
+        let (first, second) = (run(Settings::of_seed(seed)), run(Settings::of_seed(seed)));
+        assert_eq!(
+            format!("{:?}", first.history),
+            format!("{:?}", second.history),
+            "seed {seed}"
+        );
+        assert_eq!(
+            format!("{:?}", first.truth),
+            format!("{:?}", second.truth),
+            "seed {seed}"
+        );
+    }
+}
+
+/// Breaks one rule and returns what the validators say about the first seed that shows it.
+fn break_rule(rule: Rule, promises: &[&str], shape: impl Fn(&mut Settings)) {
+    const SEEDS_MAX: u64 = 150;
+    let expected: BTreeSet<&str> = promises.iter().copied().collect();
+    for seed in 0..SEEDS_MAX {
+        let mut settings = Settings {
+            broken: Some(rule),
+            compaction: false,
+            ..Settings::of_seed(seed)
+        };
+        shape(&mut settings);
+        let (_, violations) = check(settings);
+        let seen: BTreeSet<&str> = violations.iter().map(|violation| violation.promise).collect();
+        if !seen.is_disjoint(&expected) {
+            return;
+        }
+    }
+    panic!("no validator noticed in {SEEDS_MAX} seeds that {rule:?} is broken");
+}
+
+#[test]
+fn without_the_clock_compare_versions_lie() {
+    break_rule(Rule::ClockCompare, &["I1", "I2", "I3", "I5"], |s| {
+        (s.backends, s.replicas) = (3, 2);
+    });
+}
+
+#[test]
+fn without_the_owner_compare_writes_land_anywhere() {
+    break_rule(Rule::OwnerCompare, &["I7"], |s| {
+        (s.backends, s.replicas, s.releases) = (2, 3, true);
+    });
+}
+
+#[test]
+fn releasing_before_the_epoch_is_closed_breaks_the_order() {
+    break_rule(Rule::ReleaseWhenClosed, &["I3"], |s| {
+        (s.backends, s.replicas) = (3, 2)
+    });
+}
+
+#[test]
+fn a_cut_one_revision_early_loses_a_write() {
+    break_rule(Rule::CutAtTheTick, &["I2", "I5"], |s| s.backends = 2);
+}
+
+#[test]
+fn a_round_that_does_not_start_over_is_older_than_its_list() {
+    break_rule(Rule::RoundStartsOver, &["I2", "I5"], |s| {
+        (s.backends, s.replicas) = (3, 3)
+    });
+}
+
+#[test]
+fn settling_by_a_read_alone_tells_lies() {
+    break_rule(Rule::SettleByTick, &["I5"], |s| {
+        (s.faults, s.backends) = (true, 1)
+    });
+}
+
+#[test]
+fn repeating_blindly_tells_lies() {
+    break_rule(Rule::SettleUnknown, &["I5"], |s| s.faults = true);
+}
+
+#[test]
+fn a_resume_that_forgets_the_next_tick_loses_events() {
+    break_rule(Rule::ResumeAtTheLimit, &["I3", "I4"], |s| s.backends = 3);
+}
+
+#[test]
+fn leaving_out_a_lost_cluster_looks_like_deletion() {
+    break_rule(Rule::RefuseMissing, &["I6", "I2"], |s| {
+        (s.backends, s.outages) = (3, true)
+    });
+}

@@ -1,0 +1,140 @@
+//! What happened in a run: every call of every client with its times, and the logs of the backends as they are.
+//!
+//! It records; `validate` judges.
+
+use outrigger_storage::{EventKind, ResourceVersion};
+use std::collections::BTreeMap;
+
+/// Time of a run, in nanoseconds since its start.
+pub type Nanos = u64;
+
+/// Everything that clients saw.
+#[derive(Debug, Default, Clone)]
+pub struct History {
+    /// Writes.
+    pub writes: Vec<Write>,
+    /// Gets.
+    pub gets: Vec<Get>,
+    /// Lists.
+    pub lists: Vec<List>,
+    /// Watches, each with all its resumes.
+    pub watches: Vec<Watch>,
+}
+
+/// `namespace/name`.
+pub type ObjectName = (String, String);
+
+/// What a write did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WriteKind {
+    /// Create.
+    Create,
+    /// Update.
+    Update,
+    /// Delete.
+    Delete,
+}
+
+/// How a write ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WriteResult {
+    /// Acknowledged with this resource version.
+    Acknowledged(ResourceVersion),
+    /// Certainly not carried out (conflict, exists already, not placed, never sent).
+    Refused(String),
+    /// Nobody knows.
+    Unknown(String),
+}
+
+/// One write.
+#[derive(Debug, Clone)]
+pub struct Write {
+    /// Create, update, delete.
+    pub kind: WriteKind,
+    /// Of what.
+    pub object: ObjectName,
+    /// What was written, unique in the run. For a delete: the tag of the state that was deleted.
+    pub tag: u64,
+    /// When it was called and when it returned.
+    pub time: (Nanos, Nanos),
+    /// How it ended.
+    pub result: WriteResult,
+}
+
+/// One get.
+#[derive(Debug, Clone)]
+pub struct Get {
+    /// Of what.
+    pub object: ObjectName,
+    /// When it was called and when it returned.
+    pub time: (Nanos, Nanos),
+    /// The tag and version that were found; `None`: not found.
+    pub found: Option<(u64, ResourceVersion)>,
+}
+
+/// One list that came to its end.
+#[derive(Debug, Clone)]
+pub struct List {
+    /// The namespace; `None`: all.
+    pub namespace: Option<String>,
+    /// Whether it asked for the newest state.
+    pub most_recent: bool,
+    /// When it was called and when it returned.
+    pub time: (Nanos, Nanos),
+    /// The snapshot's version.
+    pub version: ResourceVersion,
+    /// The objects in the order in which they came, with tag and version.
+    pub items: Vec<(ObjectName, u64, ResourceVersion)>,
+}
+
+/// One thing that a watch delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivered {
+    /// A change.
+    Event(EventKind, ObjectName, u64, ResourceVersion),
+    /// A bookmark.
+    Bookmark(ResourceVersion),
+}
+
+/// One watch.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    /// The namespace; `None`: all.
+    pub namespace: Option<String>,
+    /// Where it started.
+    pub after: ResourceVersion,
+    /// What it delivered, over all its resumes.
+    pub delivered: Vec<Delivered>,
+    /// It ended with 410, at this version.
+    pub expired: Option<ResourceVersion>,
+    /// It was still running when nothing was left to be delivered.
+    pub complete: bool,
+}
+
+/// One change in a backend's log, with the resource version that it must have.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The resource version.
+    pub version: ResourceVersion,
+    /// The backend.
+    pub slot: u16,
+    /// The backend's revision.
+    pub revision: u64,
+    /// What changed.
+    pub object: ObjectName,
+    /// The new state's tag; `None`: deleted.
+    pub tag: Option<u64>,
+    /// The tag of the state before.
+    pub before: Option<u64>,
+    /// Whether the backend owned the namespace (`Active`) when this was written.
+    pub owned: bool,
+}
+
+/// The logs of all backends, read directly.
+#[derive(Debug, Default, Clone)]
+pub struct Truth {
+    /// All changes of objects, in the order of their versions.
+    pub changes: Vec<Change>,
+    /// Per backend: revisions of clocks, rising.
+    pub clocks: BTreeMap<u16, Vec<(u64, u64)>>,
+}
