@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 /// The limits of a [`Bounded`] backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +46,9 @@ impl Default for Limits {
 pub struct Bounded<B: ?Sized> {
     inner: Arc<B>,
     limits: Limits,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     /// Turns and places to wait together.
-    places: Semaphore,
+    places: Arc<Semaphore>,
     circuit: Mutex<Circuit>,
     metrics: Option<Arc<BackendMetrics>>,
 }
@@ -68,13 +69,13 @@ impl<B: Backend + ?Sized> Bounded<B> {
         Self {
             inner,
             limits,
-            turns: Semaphore::new(limits.in_flight_max),
-            places: Semaphore::new(
+            turns: Arc::new(Semaphore::new(limits.in_flight_max)),
+            places: Arc::new(Semaphore::new(
                 limits
                     .in_flight_max
                     .saturating_add(limits.waiting_max)
                     .min(Semaphore::MAX_PERMITS),
-            ),
+            )),
             circuit: Mutex::default(),
             metrics: None,
         }
@@ -90,10 +91,10 @@ impl<B: Backend + ?Sized> Bounded<B> {
     }
 
     /// Carries out a request within the limits. `writes`: cut off by the deadline, it may have been carried out.
-    async fn bounded<T>(
+    async fn bounded<T: Send + 'static>(
         &self,
         writes: bool,
-        request: impl Future<Output = Result<T, BackendError>> + Send,
+        request: impl Future<Output = Result<T, BackendError>> + Send + 'static,
     ) -> Result<T, BackendError> {
         let deadline = Instant::now() + self.limits.deadline;
         let not_sent = |cause: &str| BackendError::Unavailable {
@@ -103,40 +104,51 @@ impl<B: Backend + ?Sized> Bounded<B> {
         self.circuit
             .lock()
             .pass(Instant::now(), self.limits.probe_every)?;
-        let _place = self
-            .places
-            .try_acquire()
-            .map_err(|_| not_sent("too many requests wait for this cluster"))?;
-        let turn = timeout_at(deadline, self.turns.acquire()).await;
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let place = place.map_err(|_| not_sent("too many requests wait for this cluster"))?;
+        let turn = timeout_at(deadline, Arc::clone(&self.turns).acquire_owned()).await;
         // The semaphore is never closed. A turn that comes with the deadline comes too late.
         let turn = turn
             .ok()
             .and_then(Result::ok)
             .filter(|_| Instant::now() < deadline);
-        let _turn = turn.ok_or_else(|| not_sent("other requests to this cluster took too long"))?;
+        let turn = turn.ok_or_else(|| not_sent("other requests to this cluster took too long"))?;
         self.show_in_flight();
-        let late = || BackendError::Unavailable {
-            cause: "no answer in time".to_owned(),
-            sent: writes,
+        let run = async move {
+            let answer = timeout_at(deadline, request).await;
+            drop((turn, place));
+            let cause = "no answer in time".to_owned();
+            answer.unwrap_or(Err(BackendError::Unavailable { cause, sent: writes }))
         };
-        let answer = timeout_at(deadline, request)
-            .await
-            .unwrap_or_else(|_| Err(late()));
-        let opened = {
+        // In a task of its own, which ends with the caller: a caller that does not poll (a list whose reader is slow, and
+        // that has asked for the next page) must not keep its turn, nor come too late for an answer that is there.
+        let answer = match AbortOnDropHandle::new(tokio::spawn(run)).await {
+            Ok(answer) => answer,
+            Err(error) => Err(BackendError::Unavailable {
+                cause: error.to_string(),
+                sent: writes,
+            }),
+        };
+        self.learn(&answer);
+        answer
+    }
+
+    /// What an answer says of the circuit.
+    fn learn<T>(&self, answer: &Result<T, BackendError>) {
+        let news = {
             let mut circuit = self.circuit.lock();
-            match &answer {
+            match answer {
                 Err(BackendError::Unavailable { cause, .. }) => {
                     circuit.failed(cause, Instant::now(), &self.limits)
                 }
                 _ => circuit.answered(),
             }
         };
-        match (&self.metrics, opened) {
+        match (&self.metrics, news) {
             (Some(metrics), Some(true)) => metrics.circuit_opened(),
             (Some(metrics), Some(false)) => metrics.set_up(true),
             _ => {}
         }
-        answer
     }
 
     fn show_in_flight(&self) {
@@ -153,19 +165,23 @@ impl<B: Backend + ?Sized> Bounded<B> {
 impl<B: Backend + ?Sized> Backend for Bounded<B> {
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnResponse, BackendError>> {
         let writes = !txn.is_read_only();
-        Box::pin(self.bounded(writes, async move { self.inner.txn(txn).await }))
+        let inner = Arc::clone(&self.inner);
+        Box::pin(self.bounded(writes, async move { inner.txn(txn).await }))
     }
 
     fn watch(&self, request: WatchRequest) -> BoxFuture<'_, Result<WatchStream, BackendError>> {
-        Box::pin(self.bounded(false, async move { self.inner.watch(request).await }))
+        let inner = Arc::clone(&self.inner);
+        Box::pin(self.bounded(false, async move { inner.watch(request).await }))
     }
 
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), BackendError>> {
-        Box::pin(self.bounded(true, async move { self.inner.compact(revision).await }))
+        let inner = Arc::clone(&self.inner);
+        Box::pin(self.bounded(true, async move { inner.compact(revision).await }))
     }
 
     fn status(&self) -> BoxFuture<'_, Result<BackendStatus, BackendError>> {
-        Box::pin(self.bounded(false, async move { self.inner.status().await }))
+        let inner = Arc::clone(&self.inner);
+        Box::pin(self.bounded(false, async move { inner.status().await }))
     }
 
     fn suspect_member(&self) {
@@ -303,6 +319,23 @@ mod tests {
         assert!(unavailable(true)(&answers[2]));
         assert!(unavailable(false)(&answers[3]) && unavailable(false)(&answers[4]));
         assert_eq!(inner.asked.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_take_the_answer_gives_the_turn_back() {
+        let inner = Arc::new(Slow::default());
+        let limits = Limits {
+            in_flight_max: 1,
+            ..Limits::default()
+        };
+        let bounded = Bounded::new(Arc::clone(&inner), limits);
+        let mut ahead = bounded.txn(read());
+        assert!(futures::poll!(&mut ahead).is_pending());
+        for _ in 0..3 {
+            assert!(bounded.txn(write()).await.is_ok());
+        }
+        tokio::time::sleep(limits.deadline * 2).await;
+        assert!(ahead.await.is_ok(), "the answer has been there for long");
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,14 +18,16 @@ use super::{
 };
 use connect::{Connection, Endpoint, Member, Purpose, Timing};
 use error::Failure;
+use futures::StreamExt;
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use keyspace::Keyspace;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use watch::Watch;
 
@@ -179,50 +181,96 @@ impl EtcdBackend {
         order
     }
 
-    /// Asks the members one after the other. `repeat`: also when the one before may have carried it out.
+    /// Asks the members one after the other. `repeat`: also when the one before may have carried it out, or has been
+    /// silent for a while; then the first answer counts.
     async fn ask<A, F, Fut>(&self, purpose: Purpose, repeat: bool, ask: F) -> Result<A, Failure>
     where
         F: Fn(Connection, String) -> Fut,
         Fut: Future<Output = Result<A, Failure>>,
     {
-        let mut order = self.order();
-        if let [only] = &order[..] {
-            // A connection that broke under the request is made anew once.
-            order.push(only.clone());
-        }
+        let mut order = self.order().into_iter();
+        let mut asked = FuturesUnordered::new();
+        asked.extend(
+            order
+                .next()
+                .map(|(index, member)| self.ask_one(purpose, index, member, &ask)),
+        );
+        let mut reconnects = usize::from(self.members.len() == 1);
         let mut seen = Seen::default();
-        for (index, member) in order {
-            let connection = match member.connection(purpose).await {
-                Ok(connection) => connection,
-                Err(failure) => {
-                    seen.not_connected(failure);
-                    if self.members.len() == 1 {
-                        break;
-                    }
+        loop {
+            let waits_only_so_long = repeat && order.len() > 0;
+            let outcome = tokio::select! {
+                biased;
+                Some(outcome) = asked.next() => outcome,
+                () = sleep(self.timing.silent()), if waits_only_so_long => {
+                    asked.extend(order.next().map(|(index, member)| self.ask_one(purpose, index, member, &ask)));
                     continue;
                 }
+                else => return Err(seen.into_failure()),
             };
-            match ask(connection, member.name()).await {
-                Ok(answer) => {
-                    member.answers();
-                    self.preferred.store(index, Ordering::Relaxed);
-                    if purpose == Purpose::Watches {
-                        self.watched.store(index, Ordering::Relaxed);
-                    }
-                    return Ok(answer);
+            match outcome {
+                Outcome::Answered(answer) => return Ok(answer),
+                Outcome::Failed(failure @ Failure::Unavailable(_)) if repeat => seen.unavailable(failure),
+                Outcome::Failed(failure @ Failure::NotSent(_)) => seen.not_connected(failure),
+                Outcome::Failed(failure) => return Err(failure),
+                Outcome::NotConnected(failure) => {
+                    seen.not_connected(failure);
+                    reconnects = 0;
                 }
-                Err(failure @ Failure::NotSent(_)) => seen.not_connected(failure),
-                Err(failure @ Failure::Unavailable(_)) => {
+            }
+            let next = match order.next() {
+                // A connection that broke under the request is made anew once.
+                None if reconnects > 0 => {
+                    reconnects -= 1;
+                    self.order().into_iter().next()
+                }
+                next => next,
+            };
+            asked.extend(next.map(|(index, member)| self.ask_one(purpose, index, member, &ask)));
+        }
+    }
+
+    async fn ask_one<A, F, Fut>(
+        &self,
+        purpose: Purpose,
+        index: usize,
+        member: Arc<Member>,
+        ask: &F,
+    ) -> Outcome<A>
+    where
+        F: Fn(Connection, String) -> Fut,
+        Fut: Future<Output = Result<A, Failure>>,
+    {
+        let patience = Patience {
+            member: &member,
+            since: Instant::now(),
+            silent: self.timing.silent(),
+        };
+        let connection = match member.connection(purpose).await {
+            Ok(connection) => connection,
+            Err(failure) => {
+                patience.rewarded();
+                return Outcome::NotConnected(failure);
+            }
+        };
+        let answer = ask(connection, member.name()).await;
+        patience.rewarded();
+        match answer {
+            Ok(answer) => {
+                member.answers();
+                self.preferred.store(index, Ordering::Relaxed);
+                if purpose == Purpose::Watches {
+                    self.watched.store(index, Ordering::Relaxed);
+                }
+                Outcome::Answered(answer)
+            }
+            Err(failure) => {
+                if matches!(failure, Failure::Unavailable(_)) {
                     member.avoid();
-                    if !repeat {
-                        return Err(failure);
-                    }
-                    seen.unavailable(failure);
                 }
-                Err(failure) => return Err(failure),
+                Outcome::Failed(failure)
             }
         }
-        Err(seen.into_failure())
     }
 
     async fn call<Q, A>(&self, path: &'static str, request: Q, repeat: bool) -> Result<A, Failure>
@@ -503,6 +551,37 @@ async fn detached<A: Send + 'static>(
     match AbortOnDropHandle::new(tokio::spawn(call)).await {
         Ok(answer) => answer,
         Err(error) => Err(Failure::Unavailable(error.to_string())),
+    }
+}
+
+/// What came of asking one member.
+enum Outcome<A> {
+    Answered(A),
+    /// There is no connection to it.
+    NotConnected(Failure),
+    Failed(Failure),
+}
+
+/// Whoever stops waiting for a member that has been silent for a while makes it the last to be asked: the caller's deadline
+/// may be shorter than ours.
+struct Patience<'a> {
+    member: &'a Member,
+    since: Instant,
+    silent: Duration,
+}
+
+impl Patience<'_> {
+    /// It said something.
+    fn rewarded(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Patience<'_> {
+    fn drop(&mut self) {
+        if self.since.elapsed() >= self.silent {
+            self.member.avoid();
+        }
     }
 }
 

@@ -41,6 +41,9 @@ pub(super) const ANSWER_BYTES_MAX: usize = 32 << 20;
 /// A member that could not be reached, or that is suspected of lagging, is asked last for this long.
 const AVOIDED_FOR: Duration = Duration::from_secs(10);
 
+/// How long nobody asks a second member. Longer than what a healthy one takes for a page over a slow line.
+const SILENT_AFTER: Duration = Duration::from_millis(1500);
+
 /// What the connections are used for. Apart, so that watches nobody reads cannot stop transactions, and history that is
 /// read slowly cannot stop the watches that the clocks come by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +61,13 @@ pub(super) struct Timing {
     pub(super) keepalive_interval: Duration,
     pub(super) keepalive_timeout: Duration,
     pub(super) progress: Duration,
+}
+
+impl Timing {
+    /// A member that takes longer is silent: others are asked beside it.
+    pub(super) fn silent(&self) -> Duration {
+        SILENT_AFTER.min(self.request / 2)
+    }
 }
 
 /// The cluster id that the first member named; 0: none yet. A member of another cluster is refused.

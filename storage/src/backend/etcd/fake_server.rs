@@ -292,3 +292,29 @@ async fn a_watch_that_hears_nothing_ends() {
     assert!(stream.next().await.is_none());
     assert!(start.elapsed() >= Duration::from_millis(250));
 }
+
+#[tokio::test]
+async fn a_silent_member_is_given_up_whoever_loses_patience() {
+    let (silent, good) = tokio::join!(
+        FakeServer::start(|_| Answer::Silence(Vec::new())),
+        FakeServer::start(|_| range_answer())
+    );
+    // A read does not wait for the deadline.
+    let backend = client(&[&silent, &good]);
+    let answer = tokio::time::timeout(Duration::from_secs(4), backend.txn(read())).await;
+    assert!(answer.is_ok_and(|answer| answer.is_ok()));
+    assert_eq!((silent.count(KV_RANGE), good.count(KV_RANGE)), (1, 1));
+    assert!(backend.txn(read()).await.is_ok());
+    assert_eq!((silent.count(KV_RANGE), good.count(KV_RANGE)), (1, 2));
+
+    // A write is not sent again; but when its caller gives up, the next request goes elsewhere.
+    let backend = client(&[&silent, &good]);
+    assert!(
+        tokio::time::timeout(Duration::from_secs(2), backend.txn(write()))
+            .await
+            .is_err()
+    );
+    assert_eq!((silent.count(KV_TXN), good.count(KV_TXN)), (1, 0));
+    assert!(backend.txn(read()).await.is_ok());
+    assert_eq!((silent.count(KV_RANGE), good.count(KV_RANGE)), (1, 3));
+}
