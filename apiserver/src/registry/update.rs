@@ -7,6 +7,7 @@ use super::object_meta::{self, generation, metadata_mut, text};
 use super::patch::Patch;
 use super::{Answer, Part, Registry, RequestScope, Unstructured, finalizers, scale, strategy, value_of};
 use crate::resources::field;
+use crate::serializer;
 use crate::status::{ApiError, GroupResource};
 use futures::future::BoxFuture;
 use outrigger_storage::{Error, Object};
@@ -61,11 +62,15 @@ impl Registry {
     ) -> Result<Answer, ApiError> {
         let compute = |current: &Unstructured| {
             let current = scope.to_served(current.clone());
-            let object = match patch {
+            let mut object = match patch {
                 Patch::StrategicMerge(patch) => strategic_merge(&current, patch)?,
                 Patch::Json(_) | Patch::Merge(_) => patch.apply(&current)?,
             };
             check_patched_type(scope, &object)?;
+            // A patch has no type; what it makes of a built-in kind must have one.
+            let api_version = scope.definition.api_version();
+            let expected = serializer::Expected { api_version: &api_version, kind: &scope.definition.kind };
+            serializer::conform(expected, &mut object)?;
             let patched = object.clone();
             let mut object = to_stored_form(scope, object).map_err(|error| {
                 let cause = field::invalid("patch", Value::Object(patched).to_string(), &error);

@@ -107,7 +107,7 @@ pub(in crate::serializer) fn message_of(api_version: &str, kind: &str) -> Option
         ("meta.k8s.io/v1" | "meta.k8s.io/v1beta1", "PartialObjectMetadata") => &PARTIAL_OBJECT_METADATA,
         ("meta.k8s.io/v1", "PartialObjectMetadataList") => &PARTIAL_OBJECT_METADATA_LIST,
         ("meta.k8s.io/v1beta1", "PartialObjectMetadataList") => &PARTIAL_OBJECT_METADATA_LIST_V1BETA1,
-        (_, "Status") => &STATUS,
+        ("v1", "Status") => &STATUS,
         // Clients send it in the version of the kind they delete.
         (_, "DeleteOptions") => &DELETE_OPTIONS,
         _ => return None,
