@@ -411,7 +411,7 @@ impl FederatedStore {
 
     /// Ends the tasks. Calls still work for a while; watches do not move on.
     pub fn close(&self) {
-        self.fleet.closing.send_replace(true);
+        self.fleet.close();
     }
 
     /// Waits until the logs of all members are being followed.
@@ -419,9 +419,7 @@ impl FederatedStore {
         for joined in &self.fleet.backends {
             let mut changes = joined.changes();
             while !joined.is_connected() {
-                if changes.changed().await.is_err() {
-                    return;
-                }
+                changes.changed().await;
             }
         }
     }

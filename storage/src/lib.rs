@@ -33,6 +33,8 @@ pub mod clock;
 
 mod owners;
 
+mod signal;
+
 pub mod federated;
 
 pub mod metrics;

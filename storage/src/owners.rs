@@ -1,5 +1,6 @@
 //! Owner keys: which backend owns a domain. The value's form, and the routing table that the logs keep current.
 
+use crate::ResourceVersion;
 use crate::backend::Revision;
 use crate::federated::OwnerState;
 use crate::key::Domain;
@@ -107,5 +108,67 @@ impl OwnerTable {
         if !self.removed.is_empty() {
             self.removed.retain(|_, revision| *revision > log_revision);
         }
+    }
+}
+
+/// The owner keys of one backend as its log shows them, with the removals that are retained. Watches go by it: what an
+/// answer tells may be ahead of what they have delivered.
+#[derive(Debug, Default)]
+pub(crate) struct OwnerLog {
+    current: BTreeMap<Domain, OwnerEntry>,
+    removals: BTreeMap<Domain, Vec<Removal>>,
+}
+
+/// An owner key went away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Removal {
+    /// Where it stands in the one order.
+    pub(crate) version: ResourceVersion,
+    /// Where it stands in the backend's log.
+    pub(crate) revision: Revision,
+}
+
+impl OwnerLog {
+    pub(crate) fn new(current: BTreeMap<Domain, OwnerEntry>) -> Self {
+        Self {
+            current,
+            removals: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn put(&mut self, domain: Domain, entry: OwnerEntry) {
+        self.current.insert(domain, entry);
+    }
+
+    pub(crate) fn remove(&mut self, domain: Domain, removal: Removal) {
+        self.current.remove(&domain);
+        self.removals.entry(domain).or_default().push(removal);
+    }
+
+    /// A removal from before the log was followed; the keys that there are now stay.
+    pub(crate) fn remove_in_the_past(&mut self, domain: Domain, removal: Removal) {
+        self.removals.entry(domain).or_default().push(removal);
+    }
+
+    /// The owner now, if it counts.
+    pub(crate) fn owner(&self, domain: &Domain) -> Option<&OwnerEntry> {
+        self.current.get(domain).filter(|entry| entry.record.counts())
+    }
+
+    /// The first removal above `version`.
+    pub(crate) fn removal_after(&self, domain: &Domain, version: ResourceVersion) -> Option<Removal> {
+        self.removals
+            .get(domain)?
+            .iter()
+            .find(|removal| removal.version > version)
+            .copied()
+    }
+
+    /// Forgets what is compacted.
+    pub(crate) fn trim(&mut self, compact_revision: Revision) {
+        self.removals.retain(|_, removals| {
+            removals.retain(|removal| removal.revision > compact_revision);
+            !removals.is_empty()
+        });
     }
 }

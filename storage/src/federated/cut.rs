@@ -13,15 +13,17 @@ use super::Rule;
 use super::fleet::Fleet;
 use super::joined::{Joined, Ticked};
 use crate::backend::Revision;
-use crate::clock::Forgotten;
+use crate::clock::{EPOCH_MILLIS, Forgotten};
 use crate::resource_version::{Epoch, Slot};
+use crate::signal::Signal;
 use crate::{Error, ResourceVersion};
 use futures::future::join_all;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// A backend is not ticked more often than this, nor than four of its round trips.
@@ -46,8 +48,10 @@ pub(crate) struct Rounds {
 }
 
 /// One round.
+#[derive(Default)]
 pub(crate) struct Round {
-    done: watch::Sender<Option<Arc<Snapshot>>>,
+    snapshot: OnceLock<Arc<Snapshot>>,
+    done: Signal,
 }
 
 /// What a round found: the cut of every backend at one epoch.
@@ -67,15 +71,7 @@ impl Snapshot {
 impl Rounds {
     /// The next round that has not sent anything yet.
     fn join(&self) -> Arc<Round> {
-        let round = self
-            .pending
-            .lock()
-            .get_or_insert_with(|| {
-                Arc::new(Round {
-                    done: watch::channel(None).0,
-                })
-            })
-            .clone();
+        let round = self.pending.lock().get_or_insert_with(|| Arc::default()).clone();
         self.wanted.notify_one();
         round
     }
@@ -87,15 +83,19 @@ impl Rounds {
 
     /// A snapshot that holds everything acknowledged before this call.
     pub(crate) async fn snapshot(&self) -> Result<Arc<Snapshot>, Error> {
-        let mut done = self.join().done.subscribe();
-        let finished = tokio::time::timeout(ROUND_DEADLINE, done.wait_for(Option::is_some)).await;
-        match finished {
-            Ok(Ok(snapshot)) => snapshot
-                .clone()
-                .ok_or_else(|| Error::Internal("a round ended without a result".to_owned())),
-            Ok(Err(_)) => Err(Error::Deadline("the store was closed".to_owned())),
-            Err(_) => Err(Error::Deadline("a round of ticks did not end in time".to_owned())),
-        }
+        let round = self.join();
+        let finished = async {
+            let mut done = round.done.listen();
+            loop {
+                if let Some(snapshot) = round.snapshot.get() {
+                    return snapshot.clone();
+                }
+                done.changed().await;
+            }
+        };
+        tokio::time::timeout(ROUND_DEADLINE, finished)
+            .await
+            .map_err(|_| Error::Deadline("a round of ticks did not end in time".to_owned()))
     }
 }
 
@@ -109,12 +109,11 @@ pub(crate) fn spacing(round_trip: Duration, backends: usize) -> Duration {
 impl Fleet {
     /// Carries out rounds: when somebody wants one, and when the fleet is idle. Runs until the store is closed.
     pub(crate) async fn run_rounds(self: Arc<Self>) {
-        let mut closing = self.closing.subscribe();
         loop {
             let idle = tokio::time::sleep_until(self.last_tick() + IDLE_ROUND_EVERY);
             tokio::select! {
                 biased;
-                _ = closing.wait_for(|closing| *closing) => return,
+                () = self.closed() => return,
                 () = self.rounds.wanted.notified() => {}
                 () = idle => self.rounds.request(),
             }
@@ -126,7 +125,9 @@ impl Fleet {
                 continue;
             };
             let snapshot = self.run_round().await;
-            round.done.send_replace(Some(Arc::new(snapshot)));
+            // Set once: whoever took the round out of `pending` is the only one who runs it.
+            let _ = round.snapshot.set(Arc::new(snapshot));
+            round.done.raise();
             // A change that came in meanwhile waits for the next round.
             self.request_round_for_watches();
         }
@@ -234,8 +235,15 @@ impl Fleet {
 
     /// One tick of one backend, and what it shows.
     pub(crate) async fn tick(&self, joined: &Arc<Joined>, epoch: Epoch) -> Result<Ticked, Error> {
+        let began = Instant::now();
+        joined.metrics().tick();
         let (ticked, members) = joined.tick(epoch).await?;
+        joined.metrics().observe_tick_round(began.elapsed());
         self.saw_epoch(ticked.clock.epoch);
+        let behind = self.highest_epoch().0.saturating_sub(ticked.clock.epoch.0);
+        joined
+            .metrics()
+            .set_epoch_lag(Duration::from_millis(behind.saturating_mul(EPOCH_MILLIS)));
         if let Some(members) = members {
             super::members::observe(self, joined, &members);
         }
@@ -261,7 +269,7 @@ impl Fleet {
         let mut changes = joined.changes();
         let find = async {
             loop {
-                changes.borrow_and_update();
+                changes.mark_seen();
                 let cut = joined.state.lock().log.ticks.cut(epoch);
                 match cut {
                     Ok(Some(base)) => return Ok(base),
@@ -272,9 +280,7 @@ impl Fleet {
                         });
                     }
                 }
-                if changes.changed().await.is_err() {
-                    return Err(Error::Internal("the state of a backend is gone".to_owned()));
-                }
+                changes.changed().await;
             }
         };
         tokio::time::timeout(CUT_DEADLINE, find)

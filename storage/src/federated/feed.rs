@@ -13,8 +13,8 @@ use crate::backend::{BackendError, BackendEvent, Compare, Op, Range, Revision, T
 use crate::clock::{Clock, ClockHistory, decode_epoch};
 use crate::event::FrameCache;
 use crate::key::{self, Domain};
-use crate::owners::{OwnerEntry, OwnerRecord};
-use crate::resource_version::Epoch;
+use crate::owners::{OwnerEntry, OwnerLog, OwnerRecord, Removal};
+use crate::resource_version::{Epoch, Slot};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
@@ -47,26 +47,33 @@ struct Identity {
 struct CaughtUp {
     revision: Revision,
     /// `None`: the log goes on where it was; `Some`: it starts anew with this history.
-    anew: Option<(ClockHistory, Revision)>,
+    anew: Option<Anew>,
     owners: BTreeMap<Domain, OwnerEntry>,
+}
+
+/// What is known of a log that starts anew.
+struct Anew {
+    ticks: ClockHistory,
+    compacted: Revision,
+    owners: OwnerLog,
 }
 
 impl Fleet {
     /// Follows the log of one backend until the store is closed.
     pub(crate) async fn follow_log(self: Arc<Self>, joined: Arc<Joined>) {
-        let mut closing = self.closing.subscribe();
         let mut pause = RETRY_MIN;
         loop {
             let connected_at = Instant::now();
             let error = tokio::select! {
                 biased;
-                _ = closing.wait_for(|closing| *closing) => return,
+                () = self.closed() => return,
                 error = self.connect_and_follow(&joined) => error,
             };
             let was_connected = joined.update(|state| {
                 state.problem = Some(error.to_string());
                 std::mem::replace(&mut state.connected, false)
             });
+            joined.metrics().set_up(false);
             if was_connected {
                 tracing::warn!(cluster = %joined.member.name, %error, "the log of a cluster was lost; trying again");
             }
@@ -77,7 +84,7 @@ impl Fleet {
             };
             tokio::select! {
                 biased;
-                _ = closing.wait_for(|closing| *closing) => return,
+                () = self.closed() => return,
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -178,9 +185,16 @@ impl Fleet {
             }
         }
         let (ticks, compacted) = self.read_ticks(joined, revision).await?;
+        let owner_log = self
+            .read_removals(joined, &ticks, compacted, revision, &owners)
+            .await?;
         Ok(CaughtUp {
             revision,
-            anew: Some((ticks, compacted)),
+            anew: Some(Anew {
+                ticks,
+                compacted,
+                owners: owner_log,
+            }),
             owners,
         })
     }
@@ -339,11 +353,51 @@ impl Fleet {
         Err(joined.unavailable("its history is compacted faster than it can be read"))
     }
 
+    /// The owner keys, and the removals of such keys that are retained: a watch may have to follow a domain through them.
+    async fn read_removals(
+        &self,
+        joined: &Arc<Joined>,
+        ticks: &ClockHistory,
+        compacted: Revision,
+        until: Revision,
+        owners: &BTreeMap<Domain, OwnerEntry>,
+    ) -> Result<OwnerLog, Error> {
+        let mut log = OwnerLog::new(owners.clone());
+        for prefix in [key::OWNER, key::OWNER_KIND] {
+            let start = Bytes::from_static(prefix);
+            let changes = joined
+                .history_of_range(start, Some(key::prefix_end(prefix)), compacted + 1, until)
+                .await;
+            for event in changes
+                .map_err(|e| joined.error(e))?
+                .into_iter()
+                .filter(|event| event.deleted)
+            {
+                let revision = event.kv.mod_revision;
+                let Some(domain) = Domain::from_owner_key(&event.kv.key) else {
+                    continue;
+                };
+                let Some(clock) = ticks.in_force_at(revision) else {
+                    continue;
+                };
+                log.remove_in_the_past(
+                    domain,
+                    Removal {
+                        version: joined.resource_version(clock, revision)?,
+                        revision,
+                    },
+                );
+            }
+        }
+        Ok(log)
+    }
+
     fn take_over(&self, joined: &Arc<Joined>, caught_up: CaughtUp) {
         joined.update(|state| {
-            if let Some((ticks, compacted)) = caught_up.anew {
-                state.log.ticks = ticks;
-                state.log.compacted = compacted;
+            if let Some(anew) = caught_up.anew {
+                state.log.ticks = anew.ticks;
+                state.log.compacted = anew.compacted;
+                state.log.owners = anew.owners;
                 state.log.revision = caught_up.revision;
                 state.log.ring.reset(caught_up.revision);
                 state.log.newest_change = None;
@@ -358,6 +412,7 @@ impl Fleet {
             state.problem = None;
             state.unseen_tick = None;
         });
+        joined.metrics().set_up(true);
         self.advance_closed();
         self.request_round_for_watches();
     }
@@ -365,13 +420,13 @@ impl Fleet {
     fn take_batch(&self, joined: &Arc<Joined>, batch: crate::backend::WatchBatch) -> Result<(), Error> {
         let mut newest_epoch = None;
         let mut members = None;
-        let changed_objects = joined.update(|state| {
+        let taken = joined.update(|state| {
             let mut changed_objects = false;
             for event in batch.events {
                 if event.kv.mod_revision <= state.log.revision {
                     continue;
                 }
-                match take_event(state, event)? {
+                match take_event(state, joined.slot(), event)? {
                     Taken::Tick(epoch) => newest_epoch = Some(epoch),
                     Taken::Members(value) => members = Some(value),
                     Taken::Object => changed_objects = true,
@@ -387,9 +442,15 @@ impl Fleet {
                 state.unseen_tick = None;
             }
             state.owners.settle(state.log.revision);
-            Ok::<_, String>(changed_objects)
+            let lag = state
+                .unseen_tick
+                .map_or(Duration::ZERO, |(answered, _)| answered.elapsed());
+            Ok::<_, String>((changed_objects, state.log.ring.bytes(), state.log.ring.len(), lag))
         });
-        let changed_objects = changed_objects.map_err(|cause| joined.unavailable(cause))?;
+        let (changed_objects, ring_bytes, ring_events, lag) =
+            taken.map_err(|cause| joined.unavailable(cause))?;
+        joined.metrics().set_ring(ring_bytes, ring_events);
+        joined.metrics().set_watch_lag(lag);
         if let Some(epoch) = newest_epoch {
             self.saw_epoch(epoch);
             self.advance_closed();
@@ -412,7 +473,7 @@ enum Taken {
     Nothing,
 }
 
-fn take_event(state: &mut State, event: BackendEvent) -> Result<Taken, String> {
+fn take_event(state: &mut State, slot: Slot, event: BackendEvent) -> Result<Taken, String> {
     let revision = event.kv.mod_revision;
     if event.kv.key.starts_with(key::OBJECTS) {
         let clock = state
@@ -450,11 +511,33 @@ fn take_event(state: &mut State, event: BackendEvent) -> Result<Taken, String> {
         return Ok(Taken::Members(event.kv.value));
     }
     if let Some(domain) = Domain::from_owner_key(&event.kv.key) {
-        let record = if event.deleted {
-            None
-        } else {
-            Some(OwnerRecord::decode(&event.kv.value)?)
+        let record = match event.deleted {
+            true => None,
+            false => Some(OwnerRecord::decode(&event.kv.value)?),
         };
+        match &record {
+            Some(record) => {
+                let entry = OwnerEntry {
+                    record: record.clone(),
+                    revision,
+                };
+                state.log.owners.put(domain.clone(), entry);
+            }
+            None => {
+                let clock = state
+                    .log
+                    .ticks
+                    .newest()
+                    .ok_or("an owner was removed before the first tick")?;
+                let version = clock
+                    .resource_version(revision, slot)
+                    .ok_or("a revision is out of reach of the clock")?;
+                state
+                    .log
+                    .owners
+                    .remove(domain.clone(), Removal { version, revision });
+            }
+        }
         state.owners.observe(domain, revision, record);
     }
     Ok(Taken::Nothing)

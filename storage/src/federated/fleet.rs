@@ -5,19 +5,20 @@
 use super::cut::Rounds;
 use super::joined::Joined;
 use super::{Member, Routing, StoreConfig};
-use crate::Error;
 use crate::clock::{EPOCH_JUMP_MAX, EPOCH_MILLIS, epoch_at};
 use crate::key::Domain;
 use crate::object::WriteId;
-use crate::owners::OwnerEntry;
+use crate::owners::{OwnerEntry, Removal};
 use crate::resource_version::{Epoch, Slot};
+use crate::signal::{Listener, Signal};
+use crate::{Error, ResourceVersion};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 /// How long a replica waits at most rather than choose an epoch ahead of now.
 const EPOCH_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -33,14 +34,22 @@ pub(crate) struct Fleet {
     /// The highest epoch that any backend showed.
     highest: AtomicU64,
     /// The lowest clock seen in the logs of all backends: all below it has been seen. `None` until all logs were read once.
-    closed: watch::Sender<Option<Epoch>>,
+    closed: Mutex<Option<Epoch>>,
+    closed_moved: Signal,
     /// Running watches over several backends: while there are some, changes ask for a round.
     pub(crate) wide_watches: AtomicUsize,
     random: Mutex<StdRng>,
     /// This replica's name in `members`.
     pub(crate) replica: String,
     /// Set when the store is closed: tasks end.
-    pub(crate) closing: watch::Sender<bool>,
+    closing: AtomicBool,
+    close: Signal,
+}
+
+/// A backend that a domain lives on, or lived on until then.
+pub(crate) struct Home {
+    pub(crate) joined: Arc<Joined>,
+    pub(crate) until: Option<Removal>,
 }
 
 impl Fleet {
@@ -53,18 +62,18 @@ impl Fleet {
             let metrics = config.metrics.backend(&member.name);
             Arc::new(Joined::new(member, ring_bytes, metrics))
         };
-        let (closed, _) = watch::channel(None);
-        let (closing, _) = watch::channel(false);
         Self {
             backends: members.into_iter().map(joined).collect(),
             rounds: Rounds::default(),
             list_budget: Arc::new(Semaphore::new(config.list_bytes_max / 1024)),
             highest: AtomicU64::new(0),
-            closed,
+            closed: Mutex::new(None),
+            closed_moved: Signal::default(),
             wide_watches: AtomicUsize::new(0),
             random: Mutex::new(random),
             replica,
-            closing,
+            closing: AtomicBool::new(false),
+            close: Signal::default(),
             config,
         }
     }
@@ -121,6 +130,29 @@ impl Fleet {
         owners.max_by_key(|(_, entry)| entry.record.generation)
     }
 
+    /// Where the changes of `domain` above `version` begin, by what the logs have shown.
+    pub(crate) fn home_after(&self, domain: &Domain, version: ResourceVersion) -> Option<Home> {
+        let left = self.backends.iter().filter_map(|joined| {
+            let removal = joined.state.lock().log.owners.removal_after(domain, version)?;
+            Some((removal, joined))
+        });
+        if let Some((until, joined)) = left.min_by_key(|(removal, _)| *removal) {
+            return Some(Home {
+                joined: joined.clone(),
+                until: Some(until),
+            });
+        }
+        let owners = self.backends.iter().filter_map(|joined| {
+            let generation = joined.state.lock().log.owners.owner(domain)?.record.generation;
+            Some((generation, joined))
+        });
+        let (_, joined) = owners.max_by_key(|(generation, _)| *generation)?;
+        Some(Home {
+            joined: joined.clone(),
+            until: None,
+        })
+    }
+
     /// The only backend of a store without owners.
     pub(crate) fn sole(&self) -> Option<&Arc<Joined>> {
         (self.config.routing == Routing::Sole).then(|| &self.backends[0])
@@ -128,11 +160,11 @@ impl Fleet {
 
     /// The lowest clock seen in all logs.
     pub(crate) fn closed_epoch(&self) -> Option<Epoch> {
-        *self.closed.borrow()
+        *self.closed.lock()
     }
 
-    pub(crate) fn closed_changes(&self) -> watch::Receiver<Option<Epoch>> {
-        self.closed.subscribe()
+    pub(crate) fn closed_changes(&self) -> Listener {
+        self.closed_moved.listen()
     }
 
     /// Recomputes the closed epoch after a log moved.
@@ -147,14 +179,27 @@ impl Fleet {
                 Some(Some(lowest.map_or(seen, |lowest| lowest.min(seen))))
             });
         let lowest = lowest.flatten();
-        self.closed.send_if_modified(|closed| {
-            // It never falls: a log that starts anew starts at or above what it had shown.
-            let rises = lowest > *closed;
-            if rises {
-                *closed = lowest;
-            }
-            rises
-        });
+        let mut closed = self.closed.lock();
+        // It never falls: a log that starts anew starts at or above what it had shown.
+        if lowest > *closed {
+            *closed = lowest;
+            drop(closed);
+            self.closed_moved.raise();
+        }
+    }
+
+    /// Ends the tasks.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        self.close.raise();
+    }
+
+    /// Returns when the store is closed.
+    pub(crate) async fn closed(&self) {
+        let mut close = self.close.listen();
+        while !self.closing.load(Ordering::SeqCst) {
+            close.changed().await;
+        }
     }
 
     /// Whether any log holds a change that watches over several backends may not show yet.

@@ -6,20 +6,22 @@
 use super::ring::Ring;
 use super::{ClusterStatus, Member, Routing};
 use crate::backend::{
-    BackendError, BackendStatus, Compare, Condition, Op, Range, Revision, Txn, TxnResponse, WatchRequest,
+    BackendError, BackendEvent, BackendStatus, Compare, Condition, KeyValue, Op, Range, Revision, Txn,
+    TxnResponse, WatchRequest,
 };
-use crate::clock::{BASE_REVISIONS_MAX, Clock, ClockHistory, decode_epoch, encode_epoch};
+use crate::clock::{BASE_REVISIONS_MAX, Clock, ClockHistory, Position, decode_epoch, encode_epoch};
 use crate::key::{self, Domain};
 use crate::metrics::BackendMetrics;
-use crate::owners::{OwnerEntry, OwnerRecord, OwnerTable};
+use crate::owners::{OwnerEntry, OwnerLog, OwnerRecord, OwnerTable};
 use crate::resource_version::{Epoch, Slot};
+use crate::signal::{Listener, Signal};
 use crate::{Error, Object, ResourceVersion};
 use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// A base may be used if an answer sent less than this ago shows how far the revision is from it.
@@ -35,7 +37,7 @@ pub(crate) struct Joined {
     pub(crate) member: Member,
     pub(crate) state: Mutex<State>,
     /// Counts changes of the state; whoever waits for one subscribes.
-    moved: watch::Sender<u64>,
+    moved: Signal,
     pub(crate) history_reads: Semaphore,
     metrics: Arc<BackendMetrics>,
 }
@@ -75,6 +77,7 @@ pub(crate) struct Log {
     /// States below this revision are compacted.
     pub(crate) compacted: Revision,
     pub(crate) ring: Ring,
+    pub(crate) owners: OwnerLog,
     /// The log was read at least once.
     pub(crate) started: bool,
     /// The epoch of the newest change of an object.
@@ -108,16 +111,16 @@ impl Joined {
                 ticks: ClockHistory::default(),
                 compacted: 0,
                 ring: Ring::new(ring_bytes_max, 0),
+                owners: OwnerLog::default(),
                 started: false,
                 newest_change: None,
             },
             status: BackendStatus::default(),
         };
-        let (moved, _) = watch::channel(0);
         Self {
             member,
             state: Mutex::new(state),
-            moved,
+            moved: Signal::default(),
             history_reads: Semaphore::new(HISTORY_READS_MAX),
             metrics,
         }
@@ -146,13 +149,13 @@ impl Joined {
     /// Changes the state and wakes whoever waits for changes.
     pub(crate) fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let result = change(&mut self.state.lock());
-        self.moved.send_modify(|n| *n = n.wrapping_add(1));
+        self.moved.raise();
         result
     }
 
     /// Wakes at every change of the state from now on.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.moved.subscribe()
+    pub(crate) fn changes(&self) -> Listener {
+        self.moved.listen()
     }
 
     /// Whether calls are likely to be answered.
@@ -239,7 +242,7 @@ impl Joined {
         Ok(entry)
     }
 
-    pub(crate) fn decode_owner(&self, kv: &crate::backend::KeyValue) -> Result<OwnerRecord, Error> {
+    pub(crate) fn decode_owner(&self, kv: &KeyValue) -> Result<OwnerRecord, Error> {
         OwnerRecord::decode(&kv.value).map_err(|cause| Error::Corrupt {
             key: String::from_utf8_lossy(&kv.key).into_owned(),
             cause,
@@ -335,10 +338,23 @@ impl Joined {
         key: Bytes,
         from: Revision,
         until: Revision,
-    ) -> Result<Vec<crate::backend::KeyValue>, BackendError> {
+    ) -> Result<Vec<KeyValue>, BackendError> {
+        let events = self.history_of_range(key, None, from, until).await?;
+        Ok(events.into_iter().map(|event| event.kv).collect())
+    }
+
+    /// Every change of a range of keys (`end: None`: of the key `start`) in the revisions `from..=until`. For keys that
+    /// change seldom: it is collected.
+    pub(crate) async fn history_of_range(
+        &self,
+        start: Bytes,
+        end: Option<Bytes>,
+        from: Revision,
+        until: Revision,
+    ) -> Result<Vec<BackendEvent>, BackendError> {
         let request = WatchRequest {
-            start: key,
-            end: None,
+            start,
+            end,
             start_revision: from,
             prev_kv: false,
             until: Some(until),
@@ -347,7 +363,7 @@ impl Joined {
             let mut changes = Vec::new();
             let mut stream = self.member.backend.watch(request).await?;
             while let Some(batch) = stream.next().await {
-                changes.extend(batch?.events.into_iter().map(|event| event.kv));
+                changes.extend(batch?.events);
             }
             Ok(changes)
         };
@@ -359,8 +375,19 @@ impl Joined {
             }))
     }
 
+    /// Whether the retained history begins above `rv`. Of a log that was never read nothing is said.
+    pub(crate) fn is_forgotten(&self, rv: ResourceVersion) -> bool {
+        let state = self.state.lock();
+        let below = match state.log.ticks.position(rv, self.slot()) {
+            Position::Expired => true,
+            Position::After(at) => at < state.log.compacted,
+            Position::NeedsTick => false,
+        };
+        below && state.log.started
+    }
+
     /// The object of a stored key.
-    pub(crate) fn object(&self, kv: crate::backend::KeyValue) -> Result<Object, Error> {
+    pub(crate) fn object(&self, kv: KeyValue) -> Result<Object, Error> {
         Object::from_stored(kv.key, kv.value, kv.mod_revision, self.slot())
     }
 

@@ -17,20 +17,22 @@ const SAMPLES_MAX: usize = 4096;
 impl Fleet {
     /// Looks after one backend until the store is closed.
     pub(crate) async fn maintain(self: Arc<Self>, joined: Arc<Joined>) {
-        let mut closing = self.closing.subscribe();
         let mut samples: VecDeque<(Instant, Revision)> = VecDeque::new();
         let mut compact_at = Instant::now() + self.config.compact_every;
         loop {
             let pause = REFRESH_EVERY.min(self.config.compact_every);
             tokio::select! {
                 biased;
-                _ = closing.wait_for(|closing| *closing) => return,
+                () = self.closed() => return,
                 () = tokio::time::sleep(pause) => {}
             }
             if !joined.is_connected() {
                 continue;
             }
             if let Ok(status) = joined.member.backend.status().await {
+                joined
+                    .metrics()
+                    .set_database(status.db_size, status.db_size_in_use, status.quota);
                 joined.state.lock().status = status;
             }
             if let Err(error) = members::publish(&self, &joined).await {
@@ -60,6 +62,7 @@ impl Fleet {
             Ok(()) => joined.update(|state| {
                 state.log.compacted = state.log.compacted.max(revision);
                 state.log.ticks.trim(revision);
+                state.log.owners.trim(revision);
             }),
             Err(error) => {
                 tracing::warn!(cluster = %joined.member.name, %error, "compaction failed; it is tried again")

@@ -63,6 +63,10 @@ impl Ring {
         self.bytes
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(crate) fn push(&mut self, entry: LogEntry) {
         self.bytes += entry.size();
         self.entries.push_back(Arc::new(entry));

@@ -12,7 +12,6 @@
 
 use super::cursor::Cursor;
 use super::fleet::Fleet;
-use super::get::Located;
 use super::joined::Joined;
 use super::list::{Listing, is_partial};
 use super::ring::LogEntry;
@@ -20,12 +19,12 @@ use super::{Extent, ListOptions, Rule, Scope, WatchStart};
 use crate::backend::Revision;
 use crate::key::Domain;
 use crate::resource_version::Epoch;
+use crate::signal::Listener;
 use crate::{Error, EventKind, Object, ObjectEvent, ResourceVersion, SelectionPredicate, WatchEvent};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::watch;
 
 /// Events handed out at once.
 const BATCH_EVENTS_MAX: usize = 128;
@@ -59,14 +58,14 @@ enum Source {
     Owner {
         domain: Option<Domain>,
         cursor: Cursor,
-        changes: watch::Receiver<u64>,
+        changes: Listener,
     },
     /// A domain that nobody owns, as of `position`.
     Nobody { domain: Domain },
     /// The logs of all backends; `None` until a backend's position is known.
     All {
         cursors: Vec<(Arc<Joined>, Option<Cursor>)>,
-        closed: watch::Receiver<Option<Epoch>>,
+        closed: Listener,
     },
 }
 
@@ -203,23 +202,42 @@ impl Watching {
     }
 
     async fn source_after(&mut self, rv: ResourceVersion) -> Result<Source, Error> {
-        let domain = self.domain().filter(|_| self.fleet.sole().is_none());
-        let joined = match (&domain, self.fleet.sole()) {
-            (_, Some(sole)) => sole.clone(),
-            (None, None) => return self.all_after(rv).await,
-            (Some(domain), None) => match self.fleet.locate(domain).await? {
-                Located::Owned(joined) => joined.clone(),
-                Located::Nobody(_) => {
-                    return Ok(Source::Nobody {
-                        domain: domain.clone(),
-                    });
-                }
-            },
+        if let Some(sole) = self.fleet.sole() {
+            let changes = sole.changes();
+            let position = self.fleet.position(sole, rv).await?;
+            return Ok(Source::Owner {
+                domain: None,
+                cursor: Cursor::new(sole.clone(), self.prefix(), position),
+                changes,
+            });
+        }
+        let Some(domain) = self.domain() else {
+            return self.all_after(rv).await;
         };
+        // A round, if the routing table does not know the domain: an owner that exists is then known.
+        self.fleet.locate(&domain).await?;
+        // Where the domain lived since is known only as far as every log is retained.
+        for joined in &self.fleet.clone().backends {
+            if joined.is_forgotten(rv) {
+                return Err(Error::Expired { requested: rv });
+            }
+        }
+        match self.fleet.home_after(&domain, rv) {
+            Some(home) => self.source_at(home.joined, domain, rv).await,
+            None => Ok(Source::Nobody { domain }),
+        }
+    }
+
+    async fn source_at(
+        &mut self,
+        joined: Arc<Joined>,
+        domain: Domain,
+        rv: ResourceVersion,
+    ) -> Result<Source, Error> {
         let changes = joined.changes();
         let position = self.fleet.position(&joined, rv).await?;
         Ok(Source::Owner {
-            domain,
+            domain: Some(domain),
             cursor: Cursor::new(joined, self.prefix(), position),
             changes,
         })
@@ -236,7 +254,11 @@ impl Watching {
         Ok(Source::All { cursors, closed })
     }
 
-    async fn cursor_of(&mut self, joined: &Arc<Joined>, rv: ResourceVersion) -> Result<Option<Cursor>, Error> {
+    async fn cursor_of(
+        &mut self,
+        joined: &Arc<Joined>,
+        rv: ResourceVersion,
+    ) -> Result<Option<Cursor>, Error> {
         if is_partial(rv) {
             // Who starts from a list that left a cluster out waits with it, and cannot go on once it is back.
             let complete = self.fleet.backends.iter().all(|joined| joined.is_connected());
@@ -284,8 +306,23 @@ impl Watching {
         else {
             return Ok(());
         };
-        changes.borrow_and_update();
-        let until = cursor.joined.state.lock().log.revision;
+        changes.mark_seen();
+        let log = cursor.joined.state.lock().log.revision;
+        // The log ends here for this domain where its owner key was removed.
+        let mut left = None;
+        if let (Some(domain), Some(position)) = (&*domain, self.position) {
+            match self.fleet.home_after(domain, position) {
+                Some(home) if Arc::ptr_eq(&home.joined, &cursor.joined) => left = home.until,
+                // It lives elsewhere, or nowhere, as of the position.
+                _ => {
+                    self.state = State::Following(Source::Nobody {
+                        domain: domain.clone(),
+                    });
+                    return Ok(());
+                }
+            }
+        }
+        let until = left.map_or(log, |left| left.revision.min(log));
         cursor.fill(until).await?;
         while self.ready.len() < BATCH_EVENTS_MAX
             && let Some(entry) = cursor.pop()
@@ -298,21 +335,18 @@ impl Watching {
         if !self.ready.is_empty() || !cursor.is_drained(until) {
             return Ok(());
         }
-        if let Some(domain) = domain
-            && !owns(&self.fleet, domain, &cursor.joined, until)
-        {
+        if let (Some(left), Some(domain)) = (left, &*domain) {
+            self.position = self.position.max(Some(left.version));
             self.state = State::Following(Source::Nobody {
                 domain: domain.clone(),
             });
             return Ok(());
         }
-        changes
-            .changed()
-            .await
-            .map_err(|_| cursor.joined.unavailable("the store is closed"))
+        changes.changed().await;
+        Ok(())
     }
 
-    /// Waits for somebody to own the domain, and goes over to its log.
+    /// Waits until the logs show where the domain lives as of the position, and goes over to that log.
     async fn next_owner(&mut self) -> Result<(), Error> {
         let State::Following(Source::Nobody { domain }) = &self.state else {
             return Ok(());
@@ -324,36 +358,24 @@ impl Watching {
             .iter()
             .map(|joined| joined.changes())
             .collect();
-        let joined = loop {
+        let (joined, position) = loop {
+            let Some(position) = self.position else {
+                return Err(Error::Internal("a watch without a position".to_owned()));
+            };
             // Nobody has claimed the domain below what all logs have shown.
             let closed = self.fleet.closed_epoch();
-            if let Some((joined, _)) = self.fleet.route(&domain) {
-                break joined.clone();
+            if let Some(home) = self.fleet.home_after(&domain, position) {
+                break (home.joined, position);
             }
-            self.position = self.position.max(closed.map(ResourceVersion::cut));
-            let any = changes.iter_mut().map(|changes| Box::pin(changes.changed()));
-            if futures::future::select_all(any).await.0.is_err() {
-                return Err(Error::Internal("the store is closed".to_owned()));
-            }
+            self.position =
+                Some(closed.map_or(position, |closed| position.max(ResourceVersion::cut(closed))));
+            futures::future::select_all(changes.iter_mut().map(|changes| Box::pin(changes.changed()))).await;
         };
-        let Some(position) = self.position else {
-            return Err(Error::Internal("a watch without a position".to_owned()));
-        };
-        let changes = joined.changes();
-        let at = match self.fleet.position(&joined, position).await {
-            Ok(at) => at,
-            Err(Error::Unavailable { .. }) => {
-                tokio::time::sleep(POSITION_PAUSE).await;
-                return Ok(());
-            }
+        match self.source_at(joined, domain, position).await {
+            Ok(source) => self.state = State::Following(source),
+            Err(Error::Unavailable { .. }) => tokio::time::sleep(POSITION_PAUSE).await,
             Err(error) => return Err(error),
-        };
-        let cursor = Cursor::new(joined, self.prefix(), at);
-        self.state = State::Following(Source::Owner {
-            domain: Some(domain),
-            cursor,
-            changes,
-        });
+        }
         Ok(())
     }
 
@@ -362,14 +384,13 @@ impl Watching {
         let State::Following(Source::All { cursors, closed }) = &mut self.state else {
             return Ok(());
         };
-        let released = *closed.borrow_and_update();
+        closed.mark_seen();
+        let released = self.fleet.closed_epoch();
         let complete = cursors.iter().all(|(_, cursor)| cursor.is_some());
         let Some(released) = released.filter(|_| complete) else {
             if complete {
-                return closed
-                    .changed()
-                    .await
-                    .map_err(|_| Error::Internal("the store is closed".to_owned()));
+                closed.changed().await;
+                return Ok(());
             }
             tokio::time::sleep(POSITION_PAUSE).await;
             return Ok(());
@@ -407,10 +428,8 @@ impl Watching {
             .all(|(joined, cursor)| is_drained_below(joined, cursor.as_ref(), released));
         if self.ready.is_empty() && drained {
             self.position = self.position.max(Some(ResourceVersion::cut(released)));
-            return closed
-                .changed()
-                .await
-                .map_err(|_| Error::Internal("the store is closed".to_owned()));
+            closed.changed().await;
+            return Ok(());
         }
         Ok(())
     }
@@ -456,15 +475,6 @@ fn is_drained_below(joined: &Joined, cursor: Option<&Cursor>, closed: Epoch) -> 
     let cut = joined.state.lock().log.ticks.cut(closed);
     let Some(cursor) = cursor else { return false };
     matches!(cut, Ok(Some(base)) if cursor.is_drained(base - 1))
-}
-
-/// Whether `joined` owned the domain when its log stood at `until`: the table moves together with the log.
-fn owns(fleet: &Fleet, domain: &Domain, joined: &Arc<Joined>, until: Revision) -> bool {
-    if let Some((owner, _)) = fleet.route(domain) {
-        return Arc::ptr_eq(owner, joined);
-    }
-    // An answer may have told of the removal before the log did; what the log still holds comes first.
-    joined.state.lock().log.revision == until && joined.owner(domain).is_some()
 }
 
 /// The event that a change is for a watcher with this predicate, if it is one.

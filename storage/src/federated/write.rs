@@ -166,9 +166,7 @@ impl Fleet {
         self.rounds.request();
         let moved = async {
             while joined.state.lock().clock == before {
-                if changes.changed().await.is_err() {
-                    return;
-                }
+                changes.changed().await;
             }
         };
         tokio::time::timeout(TICK_WAIT, moved)
