@@ -407,7 +407,8 @@ mod tests {
         );
         let scale =
             &document["paths"]["/apis/paas.example.com/v1/namespaces/{namespace}/applications/{name}/scale"];
-        assert_eq!(scale["get"]["x-kubernetes-group-version-kind"]["kind"], "Scale");
+        let answer = &scale["get"]["responses"]["200"]["content"]["application/json"]["schema"]["$ref"];
+        assert_eq!(answer, "#/components/schemas/io.k8s.api.autoscaling.v1.Scale");
         assert_eq!(
             scale["put"]["description"],
             "replace scale of the specified Application"

@@ -172,6 +172,7 @@ const PROPAGATION_POLICY: Parameter = query(
     "What becomes of dependents: Orphan leaves them, Background deletes them afterwards, Foreground deletes them first.",
 );
 
+const GET_PARAMETERS: &[Parameter] = &[RESOURCE_VERSION];
 const LIST_PARAMETERS: &[Parameter] = &[
     ALLOW_WATCH_BOOKMARKS,
     CONTINUE,
@@ -304,6 +305,8 @@ impl<'a> Builder<'a> {
     fn operation(&self, method: &'static str, action: &'static str, verb: &str, rest: &str) -> Operation {
         let kind = &self.definition.kind;
         let codes = match method {
+            // Only the server's own kinds take the patches that create.
+            "patch" if self.definition.builtin.is_none() => READ_CODES,
             "put" | "patch" => REPLACE_CODES,
             "post" => CREATE_CODES,
             "delete" => DELETE_CODES,
@@ -343,12 +346,12 @@ impl<'a> Builder<'a> {
             format!("{}{kind}", self.scope)
         };
         let mut produces = self.produces.clone();
-        produces.push("application/json;stream=watch");
-        produces.extend(
-            self.definition
-                .builtin
-                .map(|_| "application/vnd.kubernetes.protobuf;stream=watch"),
-        );
+        if self.definition.builtin.is_some() {
+            produces.extend([
+                "application/json;stream=watch",
+                "application/vnd.kubernetes.protobuf;stream=watch",
+            ]);
+        }
         Operation {
             parameters: LIST_PARAMETERS.to_vec(),
             response: components::list_name(self.definition),
@@ -370,7 +373,7 @@ impl<'a> Builder<'a> {
         if self.definition.verbs().contains(&"deletecollection") {
             operations.push(Operation {
                 parameters: DELETE_COLLECTION_PARAMETERS.to_vec(),
-                body: Some(delete_options()),
+                body: Some(self.delete_options()),
                 response: components::STATUS.to_owned(),
                 codes: READ_CODES,
                 ..self.operation(
@@ -389,7 +392,7 @@ impl<'a> Builder<'a> {
         let mut operations = self.read_and_write(&rest, &["get", "patch", "update"]);
         operations.push(Operation {
             parameters: DELETE_PARAMETERS.to_vec(),
-            body: Some(delete_options()),
+            body: Some(self.delete_options()),
             response: components::STATUS.to_owned(),
             ..self.operation("delete", "delete", "delete", &rest)
         });
@@ -405,11 +408,6 @@ impl<'a> Builder<'a> {
                     .description
                     .replacen(" the specified ", &format!(" {name} of the specified "), 1);
             if is_scale {
-                operation.kind = GroupVersionKind {
-                    group: "autoscaling".to_owned(),
-                    version: "v1".to_owned(),
-                    kind: "Scale".to_owned(),
-                };
                 operation.response = components::SCALE.to_owned();
                 if let Some(body) = operation
                     .body
@@ -426,7 +424,14 @@ impl<'a> Builder<'a> {
     fn read_and_write(&self, rest: &str, verbs: &[&str]) -> Vec<Operation> {
         let mut operations = Vec::new();
         if verbs.contains(&"get") {
-            operations.push(self.operation("get", "get", "read", rest));
+            operations.push(Operation {
+                parameters: if self.definition.builtin.is_none() {
+                    GET_PARAMETERS.to_vec()
+                } else {
+                    Vec::new()
+                },
+                ..self.operation("get", "get", "read", rest)
+            });
         }
         if verbs.contains(&"update") {
             operations.push(Operation {
@@ -452,24 +457,28 @@ impl<'a> Builder<'a> {
     }
 
     fn body(&self) -> Body {
-        let consumes = if self.definition.builtin.is_some() {
-            vec!["*/*"]
-        } else {
-            vec![JSON, YAML]
-        };
         Body {
             component: self.component.clone(),
             required: true,
-            consumes,
+            consumes: self.consumes(),
         }
     }
-}
 
-fn delete_options() -> Body {
-    Body {
-        component: components::DELETE_OPTIONS.to_owned(),
-        required: false,
-        consumes: vec!["*/*"],
+    fn delete_options(&self) -> Body {
+        let component = components::DELETE_OPTIONS.to_owned();
+        Body {
+            component,
+            required: false,
+            consumes: self.consumes(),
+        }
+    }
+
+    fn consumes(&self) -> Vec<&'static str> {
+        if self.definition.builtin.is_some() {
+            vec!["*/*"]
+        } else {
+            vec![JSON, YAML]
+        }
     }
 }
 

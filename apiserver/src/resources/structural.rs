@@ -86,28 +86,35 @@ pub fn validate(schema: &Value, path: &str, status: bool) -> Vec<StatusCause> {
     causes
 }
 
-/// The schema of the field that a simple JSONPath (`.spec.tier`) leads to.
+/// The schema of the field that a simple JSONPath (`.spec.tier`) leads to. The error is kube-apiserver's text.
 pub fn schema_at<'a>(schema: &'a Value, json_path: &str) -> Result<&'a Value, String> {
-    let unknown = || "does not refer to a valid field".to_owned();
-    let rest = json_path
-        .strip_prefix('.')
-        .ok_or_else(|| "must start with '.'".to_owned())?;
+    let Some(rest) = json_path.strip_prefix('.') else {
+        let first = json_path.split(['.', '[']).next().unwrap_or_default();
+        return Err(format!("expected [ or . but got: {first}"));
+    };
+    if json_path.contains('[') {
+        return Err("array notation is not allowed".to_owned());
+    }
     rest.split('.').try_fold(schema, |schema, name| {
-        let property = schema
+        if name.is_empty() && json_path.ends_with('.') {
+            return Err("unexpected end of JSON path".to_owned());
+        }
+        let properties = schema
             .get("properties")
             .and_then(|properties| properties.get(name));
-        property
-            .or_else(|| {
-                schema
-                    .get("additionalProperties")
-                    .filter(|values| values.is_object() && !name.is_empty())
-            })
-            .ok_or_else(unknown)
+        let values = || {
+            schema
+                .get("additionalProperties")
+                .filter(|values| values.is_object())
+        };
+        properties
+            .or_else(values)
+            .ok_or_else(|| "does not refer to a valid field".to_owned())
     })
 }
 
 fn validate_root(schema: &Value, path: &str) -> Option<StatusCause> {
-    if text(schema, "/type") != "object" {
+    if !matches!(text(schema, "/type"), "" | "object") {
         let detail = r#"only "object" is allowed as the type at the root of the schema if the status subresource is enabled"#;
         return Some(field::invalid(
             format!("{path}.type"),
@@ -115,10 +122,11 @@ fn validate_root(schema: &Value, path: &str) -> Option<StatusCause> {
             detail,
         ));
     }
-    let other = schema
-        .as_object()?
-        .iter()
-        .find(|(name, value)| is_set(value) && !ROOT_FIELDS.contains(&name.as_str()))?;
+    let other = schema.as_object()?.iter().find(|(name, value)| {
+        // These two say something whenever they are there.
+        let there = matches!(name.as_str(), "additionalProperties" | "default") && !value.is_null();
+        (there || is_set(value)) && !ROOT_FIELDS.contains(&name.as_str())
+    })?;
     let detail = format!(
         "only [{}] fields are allowed at the root of the schema if the status subresource is enabled",
         ROOT_FIELDS.join(" ")
@@ -279,22 +287,10 @@ fn metadata(schema: &Value, level: Level, path: &str, causes: &mut Vec<StatusCau
     };
     let only_names = properties(&schema["properties"]["metadata"])
         .all(|(name, _)| name == "name" || name == "generateName");
-    let validations = [
-        "type",
-        "default",
-        "properties",
-        "required",
-        "maximum",
-        "minimum",
-        "maxLength",
-        "minLength",
-        "pattern",
-        "format",
-        "enum",
-    ];
+    let ignored = ["type", "default", "properties"];
     let other = metadata
         .iter()
-        .any(|(name, value)| is_set(value) && !validations.contains(&name.as_str()));
+        .any(|(name, value)| is_set(value) && !ignored.contains(&name.as_str()));
     if !only_names || other {
         let detail = "must not specify anything other than name and generateName, but metadata is implicitly specified";
         causes.push(field::forbidden(format!("{path}.properties[metadata]"), detail));
@@ -480,7 +476,7 @@ mod tests {
             json!({"type": "object", "additionalProperties": true}),
             &["s", "s.additionalProperties"],
         );
-        check_root(json!({"properties": {}}), &["s.type", "s.type"]);
+        check_root(json!({"properties": {}}), &["s.type"]);
     }
 
     #[test]

@@ -263,7 +263,11 @@ mod tests {
             false.into(),
             &["spec.versions", "status.storedVersions"],
         );
-        check("/spec/versions/0/name", "1".into(), &["spec.versions[0].name"]);
+        check(
+            "/spec/versions/0/name",
+            "1".into(),
+            &["spec.versions[0].name", "spec.version"],
+        );
         check(
             "/spec/versions/0/deprecationWarning",
             "x".into(),

@@ -1,13 +1,21 @@
 //! Keywords of a CRD's schema that are unknown, contradict each other, or may not be combined: kinds of lists and
 //! maps, keys, and the shape of CEL rules. What the rules say is for the schema to find out.
 
-use super::{additional, branches, is_set, items, properties};
+use super::{additional, branches, is_set, items, properties, schema_at};
 use crate::resources::definition::{flag, list, text};
 use crate::resources::field;
 use crate::status::StatusCause;
 use serde_json::Value;
 
 const TYPES: &[&str] = &["array", "boolean", "integer", "number", "object", "string"];
+
+/// What a CEL rule may give as the reason of a fault.
+const REASONS: &[&str] = &[
+    "FieldValueDuplicate",
+    "FieldValueForbidden",
+    "FieldValueInvalid",
+    "FieldValueRequired",
+];
 
 /// Keywords of JSON Schema that CRDs do not have.
 const UNSUPPORTED: &[&str] = &[
@@ -34,7 +42,8 @@ pub(super) fn keywords(
             format!("{path}.type"),
             "type cannot be set to null, use nullable as an alternative",
         ));
-    } else if !kind.is_empty() && !TYPES.contains(&kind) {
+    }
+    if !kind.is_empty() && !TYPES.contains(&kind) {
         causes.push(field::not_supported(format!("{path}.type"), kind, TYPES));
     }
     if let Some(place) =
@@ -147,6 +156,13 @@ fn list_and_map_types(schema: &Value, path: &str, causes: &mut Vec<StatusCause>)
     if list_type == "set" {
         let atomic = "must be atomic as item of a list with x-kubernetes-list-type=set";
         let of = |keyword: &str| item.map_or("", |item| text(item, keyword));
+        let or_null = |value: &str| {
+            if value.is_empty() {
+                Value::Null
+            } else {
+                value.into()
+            }
+        };
         if item_type == "array" && !matches!(of("/x-kubernetes-list-type"), "" | "atomic") {
             causes.push(field::invalid(
                 format!("{path}.items.x-kubernetes-list-type"),
@@ -157,7 +173,7 @@ fn list_and_map_types(schema: &Value, path: &str, causes: &mut Vec<StatusCause>)
         if item_type == "object" && of("/x-kubernetes-map-type") != "atomic" {
             causes.push(field::invalid(
                 format!("{path}.items.x-kubernetes-map-type"),
-                of("/x-kubernetes-map-type"),
+                or_null(of("/x-kubernetes-map-type")),
                 atomic,
             ));
         }
@@ -270,5 +286,34 @@ fn rules(schema: &Value, path: &str, causes: &mut Vec<StatusCause>) {
                 "message must be specified if rule contains line breaks",
             ));
         }
+        let message_expression = text(rule, "/messageExpression");
+        if !message_expression.is_empty() && message_expression.trim().is_empty() {
+            let detail = "messageExpression must be non-empty if specified";
+            causes.push(field::required(format!("{path}.messageExpression"), detail));
+        }
+        let reason = text(rule, "/reason");
+        if rule.get("reason").is_some_and(|reason| !reason.is_null()) && !REASONS.contains(&reason) {
+            causes.push(field::not_supported(format!("{path}.reason"), reason, REASONS));
+        }
+        causes.extend(field_path(
+            schema,
+            text(rule, "/fieldPath"),
+            &format!("{path}.fieldPath"),
+        ));
     }
+}
+
+/// Where a rule says that the fault lies. Paths in brackets are not followed.
+fn field_path(schema: &Value, field_path: &str, path: &str) -> Vec<StatusCause> {
+    let mut causes = Vec::new();
+    if !field_path.is_empty() && field_path.trim().is_empty() {
+        causes.push(field::invalid(path, field_path, "must be non-empty if specified"));
+    }
+    if field_path.contains(['\n', '\r']) {
+        causes.push(field::invalid(path, field_path, "must not contain line breaks"));
+    }
+    if !field_path.is_empty() && !field_path.contains('[') && schema_at(schema, field_path).is_err() {
+        causes.push(field::invalid(path, field_path, "must be a valid path"));
+    }
+    causes
 }

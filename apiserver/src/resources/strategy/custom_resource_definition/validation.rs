@@ -9,7 +9,7 @@ use crate::resources::definition::{flag, list, text};
 use crate::resources::strategy::{Object, at};
 use crate::resources::{field, structural};
 use crate::status::StatusCause;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeSet;
 
 const COLUMN_TYPES: &[&str] = &["boolean", "date", "integer", "number", "string"];
@@ -94,11 +94,16 @@ fn validate_versions(versions: &[Value]) -> Vec<StatusCause> {
         let name = text(version, "/name");
         let complaints = names::is_dns1035_label(name);
         if !complaints.is_empty() {
+            let complaint = complaints.join(",");
             causes.push(field::invalid(
                 format!("spec.versions[{index}].name"),
                 name,
-                &complaints.join(","),
+                &complaint,
             ));
+            if index == 0 && !name.is_empty() {
+                // The older form of the API has the first version at the top.
+                causes.push(field::invalid("spec.version", name, &complaint));
+            }
         }
         causes.extend(validate_deprecation(
             version,
@@ -302,11 +307,11 @@ fn validate_column(column: &Value, path: &str) -> Vec<StatusCause> {
 fn validate_selectable_fields(version: &Value, path: &str) -> Vec<StatusCause> {
     let fields = list(version, "/selectableFields");
     let Some(schema) = version.pointer("/schema/openAPIV3Schema") else {
-        let complaint = field::invalid(
-            path,
-            "",
-            "may only be set when `version.schema.openAPIV3Schema` is not included",
-        );
+        let detail = match path {
+            "spec.selectableFields" => "may only be set when validations.schema is included",
+            _ => "may only be set when `version.schema.openAPIV3Schema` is not included",
+        };
+        let complaint = field::invalid(path, "", detail);
         return if fields.is_empty() {
             Vec::new()
         } else {
@@ -357,9 +362,9 @@ fn validate_selectable_fields(version: &Value, path: &str) -> Vec<StatusCause> {
 pub(super) fn validate_names(names: Option<&Value>, path: &str) -> Vec<StatusCause> {
     let Some(names) = names else { return Vec::new() };
     let mut causes = Vec::new();
-    let mut check = |path: String, value: &str, lower: &str, prefix: &str| {
+    let mut check = |path: String, value: &str, lower: &str, prefix: &str, required: bool| {
         let complaints = names::is_dns1035_label(lower);
-        if !value.is_empty() && !complaints.is_empty() {
+        if (required || !value.is_empty()) && !complaints.is_empty() {
             causes.push(field::invalid(
                 path,
                 value,
@@ -369,7 +374,7 @@ pub(super) fn validate_names(names: Option<&Value>, path: &str) -> Vec<StatusCau
     };
     for name in ["plural", "singular"] {
         let value = text(names, &format!("/{name}"));
-        check(format!("{path}.{name}"), value, value, "");
+        check(format!("{path}.{name}"), value, value, "", false);
     }
     for name in ["kind", "listKind"] {
         let value = text(names, &format!("/{name}"));
@@ -378,13 +383,14 @@ pub(super) fn validate_names(names: Option<&Value>, path: &str) -> Vec<StatusCau
             value,
             &value.to_lowercase(),
             "may have mixed case, but should otherwise match: ",
+            false,
         );
     }
     for name in ["shortNames", "categories"] {
         for (index, value) in list(names, &format!("/{name}")).iter().enumerate() {
-            // An empty one is malformed as well.
-            let value = value.as_str().filter(|value| !value.is_empty()).unwrap_or(" ");
-            check(format!("{path}.{name}[{index}]"), value, value, "");
+            // Unlike the others, an empty one is malformed.
+            let value = value.as_str().unwrap_or_default();
+            check(format!("{path}.{name}[{index}]"), value, value, "", true);
         }
     }
     let kind = text(names, "/kind");
@@ -401,14 +407,17 @@ pub(super) fn validate_names(names: Option<&Value>, path: &str) -> Vec<StatusCau
 fn validate_conversion(conversion: &Value) -> Vec<StatusCause> {
     match text(conversion, "/strategy") {
         "None" => {
-            let is_set = conversion
-                .get("webhook")
-                .is_some_and(|webhook| !webhook.is_null());
-            let complaint = field::forbidden(
-                "spec.conversion.webhookClientConfig",
-                "should not be set when strategy is not set to Webhook",
-            );
-            if is_set { vec![complaint] } else { Vec::new() }
+            let config = conversion
+                .pointer("/webhook/clientConfig")
+                .filter(|config| !config.is_null());
+            let versions = list(conversion, "/webhook/conversionReviewVersions").first();
+            let set = [
+                config.map(|_| "webhookClientConfig"),
+                versions.map(|_| "conversionReviewVersions"),
+            ];
+            let detail = "should not be set when strategy is not set to Webhook";
+            let complaint = |name| field::forbidden(format!("spec.conversion.{name}"), detail);
+            set.into_iter().flatten().map(complaint).collect()
         }
         "Webhook" => vec![field::forbidden(
             "spec.conversion.strategy",
@@ -431,7 +440,7 @@ fn validate_stored_versions(crd: &Object, versions: &[Value]) -> Vec<StatusCause
     if stored.is_empty() {
         return vec![field::invalid(
             path,
-            json!([]),
+            Value::Null,
             "must have at least one stored version",
         )];
     }
