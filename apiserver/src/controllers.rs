@@ -4,7 +4,6 @@
 //! functions and act in small steps that may be repeated: each of them may die anywhere and start again.
 
 pub mod backends;
-pub mod client;
 pub mod collection;
 pub mod definitions;
 pub mod garbage_collector;

@@ -1,24 +1,82 @@
 //! The binary `outrigger`: the command line, then the command; what went wrong, as one line.
 
+mod app;
+mod commands;
 mod options;
 
-use std::io::Write;
+use options::{Command, Config, UsageError};
+use outrigger_storage::federated::WallClock;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use tracing_subscriber::filter::EnvFilter;
+
+/// Returns memory to the system, which flat memory is about; a feature, because it takes long to build.
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Exit code of a command line that cannot be carried out.
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     match options::parse(std::env::args_os()) {
-        Ok(options::Command::Up(_)) => ExitCode::SUCCESS,
-        Err(options::UsageError::Print(text)) => {
+        Ok(Command::Up(config)) => up(*config),
+        Err(UsageError::Print(text)) => {
             // Nobody is left to tell when stdout is closed.
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
-        Err(error) => {
-            eprintln!("outrigger: {error}");
-            ExitCode::from(EXIT_USAGE)
-        }
+        Err(error) => complain(&error.to_string(), ExitCode::from(EXIT_USAGE)),
     }
+}
+
+fn up(config: Config) -> ExitCode {
+    let filter = EnvFilter::try_new(&config.log_level).unwrap_or_default();
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(is_terminal)
+        .init();
+    // Whoever asks rustls for its default gets this one; two would be an error at run time.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return complain(
+                &format!("the runtime cannot be started: {error}"),
+                ExitCode::FAILURE,
+            );
+        }
+    };
+    match runtime.block_on(Box::pin(commands::up::run(config, wall_clock()))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&format!("{error:#}"), ExitCode::FAILURE),
+    }
+}
+
+/// Milliseconds since 1970, from the system's clock: the only place that reads it.
+fn wall_clock() -> WallClock {
+    Arc::new(|| {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the composition root hands wall time to everybody else"
+        )]
+        let now = std::time::SystemTime::now();
+        let since = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+/// One line on stderr, whatever the error's own form.
+fn complain(message: &str, code: ExitCode) -> ExitCode {
+    let line = message
+        .split('\n')
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ");
+    let _ = writeln!(std::io::stderr(), "outrigger: {line}");
+    code
 }

@@ -1,9 +1,10 @@
 //! The writer of `WorkloadCluster.status`: slot, version, sizes, how many namespaces live there, and the condition Ready.
-//! It only says what the store sees; it decides nothing.
+//! It only says what the store sees; it decides nothing. Standalone it also keeps the objects themselves as the flags
+//! describe them.
 
 use super::namespaces::patch_params;
 use crate::resources::definition::OUTRIGGER_GROUP;
-use kube::api::{ApiResource, DynamicObject, Patch};
+use kube::api::{ApiResource, DynamicObject, Patch, PostParams};
 use kube::{Api, Client};
 use outrigger_storage::FederatedStore;
 use outrigger_storage::federated::{ClusterStatus, WallClock};
@@ -16,15 +17,37 @@ const EVERY: Duration = Duration::from_secs(5);
 /// A size that changed by less is not news, as a part of the size.
 const SIZE_STEP: u64 = 10;
 
-/// Keeps the status of every WorkloadCluster as the store sees it. Never ends.
-pub async fn run(client: Client, store: FederatedStore, wall_clock: WallClock) {
+/// A cluster as the flags of standalone mode describe it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterDescription {
+    /// Its name.
+    pub name: String,
+    /// What is written into its backend's identity.
+    pub uid: String,
+    /// Where its etcd is.
+    pub endpoints: Vec<String>,
+    /// The prefix of our keys in it.
+    pub prefix: String,
+    /// Whether nobody else uses it.
+    pub exclusive: bool,
+}
+
+/// Keeps the status of every WorkloadCluster as the store sees it, and the objects of those that are described.
+/// Never ends.
+pub async fn run(
+    client: Client,
+    described: Vec<ClusterDescription>,
+    store: FederatedStore,
+    wall_clock: WallClock,
+) {
     let clusters = Api::<DynamicObject>::all_with(client, &api_resource());
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         for cluster in store.clusters() {
-            if let Err(error) = write(&clusters, &cluster, wall_clock()).await {
+            let description = described.iter().find(|d| d.name == cluster.name);
+            if let Err(error) = write(&clusters, &cluster, description, wall_clock()).await {
                 debug!(cluster = cluster.name, %error, "its status could not be written, trying again");
             }
         }
@@ -46,14 +69,31 @@ pub fn api_resource() -> ApiResource {
 async fn write(
     clusters: &Api<DynamicObject>,
     cluster: &ClusterStatus,
+    description: Option<&ClusterDescription>,
     now_ms: u64,
 ) -> Result<(), kube::Error> {
-    let Some(object) = clusters.get_opt(&cluster.name).await? else {
-        return Ok(());
+    let object = match (clusters.get_opt(&cluster.name).await?, description) {
+        (Some(object), None) => object,
+        (Some(object), Some(description)) if has_spec(&object, description) => object,
+        (Some(_), Some(description)) => {
+            let patch = json!({"spec": spec(description)});
+            clusters
+                .patch(&cluster.name, &patch_params(), &Patch::Merge(patch))
+                .await?
+        }
+        (None, Some(description)) => {
+            let mut object = DynamicObject::new(&cluster.name, &api_resource());
+            object.data = json!({"spec": spec(description)});
+            clusters.create(&PostParams::default(), &object).await?
+        }
+        (None, None) => return Ok(()),
     };
     let old = object.data.get("status").cloned().unwrap_or_default();
     let generation = object.metadata.generation.unwrap_or_default();
-    let new = desired(&old, cluster, generation, now_ms);
+    let mut new = desired(&old, cluster, generation, now_ms);
+    if let Some(description) = description {
+        new["clusterUID"] = description.uid.clone().into();
+    }
     if new == old {
         return Ok(());
     }
@@ -71,6 +111,20 @@ async fn write(
         )
         .await?;
     Ok(())
+}
+
+fn spec(description: &ClusterDescription) -> Value {
+    json!({"endpoints": description.endpoints, "prefix": description.prefix, "exclusive": description.exclusive})
+}
+
+fn has_spec(object: &DynamicObject, description: &ClusterDescription) -> bool {
+    let wanted = spec(description);
+    let stored = object.data.get("spec");
+    wanted
+        .as_object()
+        .into_iter()
+        .flatten()
+        .all(|(field, value)| stored.and_then(|s| s.get(field)) == Some(value))
 }
 
 fn ready(status: &Value) -> Option<&Value> {

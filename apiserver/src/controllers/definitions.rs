@@ -84,6 +84,7 @@ pub async fn run(definitions: Definitions) {
     let mut cleanups: FuturesUnordered<BoxFuture<'_, (String, String)>> = FuturesUnordered::new();
     let mut cleaning: BTreeMap<String, String> = BTreeMap::new();
     let mut retry_at: Option<Instant> = None;
+    let mut own_seen = false;
     loop {
         let mut changed = false;
         tokio::select! {
@@ -122,7 +123,11 @@ pub async fn run(definitions: Definitions) {
                 }));
             }
         }
-        if retry_at.is_none() && !definitions.restore_own(&crds).await {
+        // They are written once at the start; only what was there and went comes back.
+        own_seen |= builtin::outrigger_crds()
+            .iter()
+            .all(|crd| crds.contains_key(text(crd, "/metadata/name")));
+        if own_seen && retry_at.is_none() && !definitions.restore_own(&crds).await {
             retry_at = Some(Instant::now() + RETRY);
         }
     }

@@ -1,0 +1,3 @@
+//! The subcommands of `outrigger`.
+
+pub(crate) mod up;
