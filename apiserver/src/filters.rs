@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod authentication;
 pub mod authorization;
+pub mod error_encoding;
 pub mod http_log;
 pub mod max_in_flight;
 pub mod observed_body;

@@ -61,6 +61,14 @@ pub(super) fn find(served: &ServedResources, context: &RequestContext) -> Found 
             None => Found::Error(ApiError::not_found(definition.group_resource(), &info.name)),
         };
     };
+    if definition.deprecation_warning.is_some() {
+        context.metrics.deprecated_requested(
+            &info.api_group,
+            &info.api_version,
+            &info.resource,
+            &info.subresource,
+        );
+    }
     let named = !info.name.is_empty();
     let Some(verb) = verb.filter(|verb| is_allowed(definition, part, *verb, named)) else {
         return Found::Error(ApiError::method_not_allowed(

@@ -5,6 +5,7 @@
 
 use super::scope::Endpoint;
 use super::{ApiContext, Call, response};
+use crate::metrics::WatchSeries;
 use crate::negotiation::ResponseKind;
 use crate::registry::RequestScope;
 use crate::request::context::WatchTermination;
@@ -20,6 +21,7 @@ use outrigger_storage::WatchEvent;
 use outrigger_storage::federated::Watch;
 use outrigger_storage::selection_predicate::FieldSelector;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
@@ -45,6 +47,11 @@ pub(super) async fn serve(
         .watch_timeout()
         .unwrap_or_else(|| api.random_watch_timeout());
     let now = Instant::now();
+    let info = &call.context.info;
+    let sent = call
+        .context
+        .metrics
+        .watch(&info.api_group, &info.api_version, &info.resource);
     let body = match api.registry().watch(&scope, &options).await? {
         Err(error) => Body::from(encoder.watch_error(&error)),
         Ok(watch) => Body::from_stream(frames(WatchBody {
@@ -59,6 +66,7 @@ pub(super) async fn serve(
             next_bookmark: now + BOOKMARK_EVERY,
             last_bookmark: now + timeout.saturating_sub(LAST_BOOKMARK_BEFORE),
             termination: call.context.watch_termination.clone(),
+            sent,
         })),
     };
     let mut response = Response::new(body);
@@ -96,6 +104,8 @@ struct WatchBody {
     next_bookmark: Instant,
     last_bookmark: Instant,
     termination: WatchTermination,
+    /// Where events are counted.
+    sent: Arc<WatchSeries>,
 }
 
 /// What happened next.
@@ -136,7 +146,11 @@ impl WatchBody {
     /// The frame of an event; `None` for one that this client has not asked for.
     fn frame(&mut self, event: &WatchEvent) -> Result<Option<Bytes>, ApiError> {
         match event {
-            WatchEvent::Object(event) => self.encoder.watch_frame(event).map(Some),
+            WatchEvent::Object(event) => {
+                let frame = self.encoder.watch_frame(event)?;
+                self.sent.sent(frame.len());
+                Ok(Some(frame))
+            }
             WatchEvent::InitialEventsEnd(version) => {
                 self.initial_events = false;
                 let told = self.tells_initial_events_end;

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 /// What of a user agent is logged, in bytes.
 const USER_AGENT_BYTES_MAX: usize = 256;
 
-/// Logs the request at its end: debug for probes and scrapes, which come all the time, info for the rest.
+/// Logs the request at its end: debug for what comes all the time (probes, scrapes, our own controllers), info for the
+/// rest.
 pub async fn http_log(request: Request, next: Next) -> Response {
     let info: Info = match earlier(&request) {
         Ok(info) => info,
@@ -34,10 +35,9 @@ pub async fn http_log(request: Request, next: Next) -> Response {
         .get::<AuditId>()
         .map(|AuditId(id)| header(id.as_bytes()))
         .unwrap_or_default();
-    let src_ip = request
-        .extensions()
-        .get::<Connection>()
-        .map_or_else(|| "loopback".to_owned(), |c| c.remote_addr.to_string());
+    let connection = request.extensions().get::<Connection>();
+    let is_from_inside = connection.is_none();
+    let src_ip = connection.map_or_else(|| "loopback".to_owned(), |c| c.remote_addr.to_string());
     let response = next.run(request).await;
     let code = response.status().as_u16();
     let error = response
@@ -59,7 +59,7 @@ pub async fn http_log(request: Request, next: Next) -> Response {
                 .any(|path| info.path.starts_with(path));
         match code {
             500.. => line!(warn),
-            _ if is_routine => line!(debug),
+            _ if is_routine || is_from_inside => line!(debug),
             _ => line!(info),
         }
     })

@@ -24,7 +24,11 @@ pub struct RequestMetrics {
 }
 
 /// Counts the request at its end.
-pub async fn request_metrics(State(state): State<RequestMetrics>, request: Request, next: Next) -> Response {
+pub async fn request_metrics(
+    State(state): State<RequestMetrics>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let (info, query): (Info, Arc<Query>) = match (earlier(&request), earlier(&request)) {
         (Ok(info), Ok(query)) => (info, query),
         (Err(response), _) | (_, Err(response)) => return *response,
@@ -37,6 +41,7 @@ pub async fn request_metrics(State(state): State<RequestMetrics>, request: Reque
     let labels = RequestLabels::new(&info, &query, is_apply, (state.is_served)(&info));
     let series = state.metrics.request(&labels);
     let long_running = info.is_long_running().then(|| series.long_running());
+    request.extensions_mut().insert(state.metrics);
     let response = next.run(request).await;
     let code = response.status().as_u16();
     observe(response, move |end| {

@@ -6,6 +6,7 @@
 use super::{Query, RequestInfo};
 use crate::authentication::UserInfo;
 use crate::authorization::Authorized;
+use crate::metrics::ApiMetrics;
 use crate::status::ApiError;
 use http::{Extensions, HeaderValue};
 use parking_lot::Mutex;
@@ -74,6 +75,8 @@ pub struct RequestContext {
     pub deadline: Option<Deadline>,
     /// When watches shall end.
     pub watch_termination: WatchTermination,
+    /// Where what endpoints alone know is counted: events of watches, deprecated versions.
+    pub metrics: ApiMetrics,
 }
 
 impl RequestContext {
@@ -95,6 +98,7 @@ impl RequestContext {
             warnings: extensions.remove().unwrap_or_default(),
             deadline: extensions.remove(),
             watch_termination: extensions.remove().unwrap_or_default(),
+            metrics: extensions.remove().unwrap_or_default(),
         })
     }
 }

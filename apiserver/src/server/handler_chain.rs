@@ -3,7 +3,9 @@
 use crate::filters::max_in_flight::{MaxInFlight, max_in_flight};
 use crate::filters::request_deadline::{RequestTimeout, request_deadline};
 use crate::filters::request_metrics::{IsServed, RequestMetrics, request_metrics};
-use crate::filters::{audit, authentication, authorization, http_log, panic_recovery, request_info, warning};
+use crate::filters::{
+    audit, authentication, authorization, error_encoding, http_log, panic_recovery, request_info, warning,
+};
 use crate::metrics::ApiMetrics;
 use crate::request::context::WatchTermination;
 use axum::body::Body;
@@ -83,6 +85,8 @@ where
         // Refusals are logged and counted too, so these stand before whoever may refuse.
         .layer(from_fn(http_log::http_log))
         .layer(from_fn_with_state(counting, request_metrics))
+        // What is counted and logged is what is sent, so errors get their encoding inside of those.
+        .layer(from_fn(error_encoding::error_encoding))
         // The time runs from here: waiting for a token review would count, as upstream.
         .layer(from_fn_with_state(timeout, request_deadline))
         // Nobody takes a place among the requests in flight without a name.

@@ -64,6 +64,13 @@ async fn nobody_sees_health_and_version_only() {
             status["message"],
             "users is forbidden: User \"system:anonymous\" cannot list resource \"users\" in API group \"\" in the namespace \"ns\""
         );
+        let yaml = [("accept", "application/yaml")];
+        let answer = client.call(Method::GET, "/metrics", &yaml, "").await;
+        assert_eq!(
+            (answer.code, &answer.headers["content-type"]),
+            (403, &"application/yaml".parse().expect("a value"))
+        );
+        assert!(answer.text.contains("reason: Forbidden"), "{}", answer.text);
         let metrics = client.get("/metrics").await;
         assert_eq!(
             metrics.json()["message"],
