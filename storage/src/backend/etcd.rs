@@ -16,6 +16,7 @@ use super::{
     Backend, BackendError, BackendStatus, Compare, Condition, Op, OpResponse, Range, Revision, Txn,
     TxnResponse, WatchRequest, WatchStream,
 };
+use bytes::Bytes;
 use connect::{Connection, Endpoint, Member, Purpose, Timing};
 use error::Failure;
 use futures::StreamExt;
@@ -29,7 +30,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
-use watch::Watch;
+use watch::{Manner, Watch};
 
 /// Where our keys live when nothing else is said.
 pub const DEFAULT_PREFIX: &str = "/outrigger/";
@@ -250,6 +251,7 @@ impl EtcdBackend {
             Ok(connection) => connection,
             Err(failure) => {
                 patience.rewarded();
+                member.fails(&failure);
                 return Outcome::NotConnected(failure);
             }
         };
@@ -266,7 +268,7 @@ impl EtcdBackend {
             }
             Err(failure) => {
                 if matches!(failure, Failure::Unavailable(_)) {
-                    member.avoid();
+                    member.fails(&failure);
                 }
                 Outcome::Failed(failure)
             }
@@ -314,7 +316,7 @@ impl EtcdBackend {
         if padded {
             let read = Range {
                 count_only: true,
-                ..Range::key(bytes::Bytes::new())
+                ..Range::key(Bytes::new())
             };
             let read = proto::RequestOp {
                 request: Some(proto::Request::Range(self.range_request(&read))),
@@ -430,7 +432,7 @@ impl EtcdBackend {
         };
         let read = Range {
             count_only: true,
-            ..Range::key(bytes::Bytes::new()).at(below)
+            ..Range::key(Bytes::new()).at(below)
         };
         match self.range(&read).await {
             Ok(_) | Err(BackendError::FutureRevision) => Ok(false),
@@ -439,35 +441,38 @@ impl EtcdBackend {
         }
     }
 
-    async fn open_watch(&self, request: WatchRequest) -> Result<WatchStream, BackendError> {
-        let Timing {
-            request: deadline,
-            progress,
-            ..
-        } = self.timing;
+    async fn open_watch(&self, mut request: WatchRequest) -> Result<WatchStream, BackendError> {
+        let from_now = request.start_revision == 0;
+        if from_now {
+            // The member's own "now" may be old; the cluster's is not.
+            let read = Range {
+                count_only: true,
+                ..Range::key(Bytes::new())
+            };
+            request.start_revision = self.range(&read).await?.revision + 1;
+        }
+        let deadline = self.timing.request;
+        let manner = Manner {
+            progress_every: self.timing.progress,
+            tells_start: from_now,
+        };
         let open = |connection: Connection, member: String| {
             let request = &request;
             async move {
-                match timeout(
-                    deadline,
-                    Watch::open(&connection, &self.keyspace, request, progress, &member),
-                )
-                .await
-                {
-                    Ok(opened) => opened,
-                    Err(_) => Err(Failure::deadline(&member)),
-                }
+                let open = Watch::open(&connection, &self.keyspace, request, manner, &member);
+                timeout(deadline, open)
+                    .await
+                    .unwrap_or_else(|_| Err(Failure::deadline(&member)))
             }
         };
-        let purpose = if request.until.is_some() {
-            Purpose::History
-        } else {
-            Purpose::Watches
+        let purpose = match request.until {
+            Some(_) => Purpose::History,
+            None => Purpose::Watches,
         };
         let open = self.ask(purpose, true, open);
         let (watch, compacted) = tokio::join!(open, self.is_compacted(request.start_revision));
         let watch = watch.map_err(Failure::into_read_error)?;
-        match compacted? {
+        match compacted? && !from_now {
             true => Err(watch.compacted(request.start_revision).await),
             false => Ok(watch.into_stream()),
         }
@@ -510,7 +515,7 @@ impl Backend for EtcdBackend {
             // The status tells the member's own revision; a linearizable read tells the cluster's.
             let read = Range {
                 count_only: true,
-                ..Range::key(bytes::Bytes::new())
+                ..Range::key(Bytes::new())
             };
             let revision = self.range(&read).await?.revision;
             let size = |bytes: i64| u64::try_from(bytes).unwrap_or(0);

@@ -609,6 +609,39 @@ async fn a_watch_ends_with_its_connection_and_when_the_member_is_suspected() {
 }
 
 #[tokio::test]
+async fn a_dead_line_is_noticed() {
+    let etcd = EtcdServer::start().await;
+    let proxy = TcpProxy::start(&etcd.client_url()).await;
+    let backend = client(&EtcdOptions {
+        keepalive_interval: Duration::from_millis(300),
+        keepalive_timeout: Duration::from_millis(300),
+        progress_interval: Duration::from_millis(100),
+        request_timeout: SOON,
+        ..through(&proxy)
+    });
+    backend.txn(put("a", "1")).await.expect("written");
+    let mut stream = backend.watch(watch_all(0)).await.expect("opened");
+    // Nothing arrives, and nothing says that nothing will.
+    proxy.change(|b| (b.stall_up, b.stall_down) = (true, true));
+    let start = Instant::now();
+    let (answer, ended) = tokio::join!(backend.txn(put("a", "2")), async {
+        loop {
+            match next(&mut stream).await.expect("an item") {
+                Ok(batch) => assert!(batch.events.is_empty()),
+                Err(error) => break error,
+            }
+        }
+    });
+    assert!(is_unavailable(&answer, true), "{answer:?}");
+    assert!(matches!(ended, BackendError::Unavailable { .. }), "{ended:?}");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    proxy.change(|b| (b.stall_up, b.stall_down) = (false, false));
+    timeout(SOON, async { while value(&backend, "a").await.is_err() {} })
+        .await
+        .expect("on a new connection");
+}
+
+#[tokio::test]
 async fn a_watch_that_nobody_reads_does_not_stop_requests() {
     let etcd = EtcdServer::start().await;
     let backend = etcd.backend();

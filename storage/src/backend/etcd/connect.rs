@@ -225,6 +225,14 @@ impl Member {
         *self.avoided_until.lock() = Some(Instant::now() + AVOIDED_FOR);
     }
 
+    /// It did not answer: said once, when it is asked first.
+    pub(super) fn fails(&self, failure: &Failure) {
+        if !self.is_avoided() {
+            tracing::info!(?failure, "an etcd member does not answer");
+        }
+        self.avoid();
+    }
+
     /// It answers.
     pub(super) fn answers(&self) {
         *self.avoided_until.lock() = None;
@@ -264,7 +272,6 @@ impl Member {
                 Ok(connection)
             }
             Err(failure) => {
-                self.avoid();
                 *place = Place {
                     connection: None,
                     failed: Some((Instant::now(), failure.clone())),

@@ -271,7 +271,11 @@ async fn a_watch_that_hears_nothing_ends() {
         created: true,
         ..Default::default()
     };
-    let server = FakeServer::start(move |_| Answer::Silence(vec![created.encode_to_vec()])).await;
+    let server = FakeServer::start(move |path| match path {
+        WATCH_WATCH => Answer::Silence(vec![created.encode_to_vec()]),
+        _ => range_answer(),
+    })
+    .await;
     let watch = WatchRequest {
         start: "a".into(),
         end: None,

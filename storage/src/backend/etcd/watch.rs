@@ -30,6 +30,15 @@ const REVISION_BYTES_MAX: usize = 64 << 20;
 /// How long etcd may take to say at which revision it compacted.
 const CANCEL_WAIT: Duration = Duration::from_secs(1);
 
+/// How a watch behaves.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    /// How often progress is asked for.
+    pub(super) progress_every: Duration,
+    /// Begin with a batch that tells where the watch starts: the caller does not know.
+    pub(super) tells_start: bool,
+}
+
 /// A running watch.
 pub(super) struct Watch {
     assembler: Assembler,
@@ -72,7 +81,7 @@ impl Watch {
         connection: &Connection,
         keyspace: &Keyspace,
         request: &WatchRequest,
-        progress_every: Duration,
+        manner: Manner,
         member: &str,
     ) -> Result<Self, Failure> {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
@@ -105,9 +114,6 @@ impl Watch {
             .into_inner();
         let closed = || Failure::Unavailable(format!("{member}: the watch was closed before it was created"));
         let created = answers.message().await.map_err(failed)?.ok_or_else(closed)?;
-        let now = created
-            .header
-            .map_or(0, |header| u64::try_from(header.revision).unwrap_or(0));
         if created.canceled || !created.created {
             let compact_revision = u64::try_from(created.compact_revision).unwrap_or(0);
             return Err(
@@ -118,11 +124,7 @@ impl Watch {
             );
         }
 
-        let delivered = if request.start_revision == 0 {
-            now
-        } else {
-            request.start_revision - 1
-        };
+        let delivered = request.start_revision.saturating_sub(1);
         let mut assembler = Assembler::new(
             keyspace.clone(),
             member,
@@ -130,17 +132,16 @@ impl Watch {
             request.until,
             delivered,
         );
-        // The revision at which "now" was pinned is news to the caller; and a piece of history may be empty.
-        let already_over = request.until.is_some_and(|until| until <= delivered);
-        let first =
-            (request.start_revision == 0 || already_over).then(|| assembler.finish(Vec::new(), delivered));
+        // A piece of history may be empty.
+        let is_over = request.until.is_some_and(|until| until <= delivered);
+        let first = (manner.tells_start || is_over).then(|| assembler.finish(Vec::new(), delivered));
         let every = match request.until {
-            Some(_) => PROGRESS_EVERY_UNTIL.min(progress_every),
-            None => progress_every,
+            Some(_) => PROGRESS_EVERY_UNTIL.min(manner.progress_every),
+            None => manner.progress_every,
         };
         let mut progress = interval_at(tokio::time::Instant::now() + every, every);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let patience = progress_every * UNANSWERED_MAX;
+        let patience = manner.progress_every * UNANSWERED_MAX;
         let unanswered_max =
             u32::try_from(patience.as_millis() / every.as_millis().max(1)).unwrap_or(u32::MAX);
         let mut watch = Self {
