@@ -28,7 +28,7 @@ const CONFIG_MAP_KEY: &str = "a valid config key must consist of alphanumeric ch
 /// An RFC 1123 label, as the names of namespaces are.
 #[must_use]
 pub fn is_dns1123_label(value: &str) -> Vec<String> {
-    let mut complaints = too_long(value, DNS_LABEL_BYTES_MAX);
+    let mut complaints = too_long(value, DNS_LABEL_BYTES_MAX, "characters");
     if !dns1123_label(value) {
         complaints.push(if dns1123_subdomain(value) {
             "must not contain dots".to_owned()
@@ -42,7 +42,7 @@ pub fn is_dns1123_label(value: &str) -> Vec<String> {
 /// An RFC 1123 subdomain, as the names of most objects are.
 #[must_use]
 pub fn is_dns1123_subdomain(value: &str) -> Vec<String> {
-    let mut complaints = too_long(value, DNS_SUBDOMAIN_BYTES_MAX);
+    let mut complaints = too_long(value, DNS_SUBDOMAIN_BYTES_MAX, "characters");
     if !dns1123_subdomain(value) {
         complaints.push(DNS_1123_SUBDOMAIN.to_owned());
     }
@@ -52,7 +52,7 @@ pub fn is_dns1123_subdomain(value: &str) -> Vec<String> {
 /// An RFC 1035 label, as plurals and versions are.
 #[must_use]
 pub fn is_dns1035_label(value: &str) -> Vec<String> {
-    let mut complaints = too_long(value, DNS_LABEL_BYTES_MAX);
+    let mut complaints = too_long(value, DNS_LABEL_BYTES_MAX, "characters");
     if !(dns1123_label(value) && value.starts_with(|c: char| c.is_ascii_lowercase())) {
         complaints.push(DNS_1035_LABEL.to_owned());
     }
@@ -86,7 +86,7 @@ pub fn is_qualified_name(value: &str) -> Vec<String> {
         complaints.push("name part must be non-empty".to_owned());
     }
     complaints.extend(
-        too_long(name, LABEL_BYTES_MAX)
+        too_long(name, LABEL_BYTES_MAX, "bytes")
             .iter()
             .map(|complaint| format!("name part {complaint}")),
     );
@@ -99,7 +99,7 @@ pub fn is_qualified_name(value: &str) -> Vec<String> {
 /// The value of a label.
 #[must_use]
 pub fn is_label_value(value: &str) -> Vec<String> {
-    let mut complaints = too_long(value, LABEL_BYTES_MAX);
+    let mut complaints = too_long(value, LABEL_BYTES_MAX, "bytes");
     if !(value.is_empty() || qualified_part(value)) {
         complaints.push(LABEL_VALUE.to_owned());
     }
@@ -109,7 +109,7 @@ pub fn is_label_value(value: &str) -> Vec<String> {
 /// A key in the data of a Secret or ConfigMap.
 #[must_use]
 pub fn is_config_map_key(value: &str) -> Vec<String> {
-    let mut complaints = too_long(value, DNS_SUBDOMAIN_BYTES_MAX);
+    let mut complaints = too_long(value, DNS_SUBDOMAIN_BYTES_MAX, "characters");
     if value.is_empty() || !value.bytes().all(qualified_byte) {
         complaints.push(CONFIG_MAP_KEY.to_owned());
     }
@@ -161,9 +161,10 @@ pub(crate) fn with_suffix(prefix: &str) -> String {
     }
 }
 
-fn too_long(value: &str, bytes_max: usize) -> Vec<String> {
+/// The unit is what kube-apiserver says; what it counts are bytes.
+fn too_long(value: &str, bytes_max: usize, unit: &str) -> Vec<String> {
     if value.len() > bytes_max {
-        vec![format!("must be no more than {bytes_max} bytes")]
+        vec![format!("must be no more than {bytes_max} {unit}")]
     } else {
         Vec::new()
     }

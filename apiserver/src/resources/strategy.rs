@@ -34,7 +34,10 @@ pub fn typed(definition: &ResourceDefinition, mut object: Object) -> Result<Obje
     ];
     object = match builtin {
         Builtin::Namespace => through::<core::v1::Namespace>(object)?,
-        Builtin::Secret => through::<core::v1::Secret>(object)?,
+        Builtin::Secret => {
+            secret::fill_data(&mut object);
+            through::<core::v1::Secret>(object)?
+        }
         Builtin::Lease => through::<coordination::v1::Lease>(object)?,
         Builtin::CustomResourceDefinition => {
             let mut object = through::<apiextensions::v1::CustomResourceDefinition>(object)?;
@@ -134,7 +137,8 @@ pub fn validate_create(definition: &ResourceDefinition, object: &Object) -> Vec<
         Some(Builtin::Lease) => lease::validate(object),
         Some(Builtin::Event) => event::validate_create(object, event::Rules::of(definition)),
         Some(Builtin::CustomResourceDefinition) => custom_resource_definition::validate_create(object),
-        Some(Builtin::Namespace) | None => Vec::new(),
+        Some(Builtin::Namespace) => namespace::validate_create(object),
+        None => Vec::new(),
     }
 }
 

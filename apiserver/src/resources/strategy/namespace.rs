@@ -46,10 +46,14 @@ pub(super) fn canonicalize(object: &mut Object) {
     }
 }
 
+pub(super) fn validate_create(object: &Object) -> Vec<StatusCause> {
+    validate_finalizers(object, |_| "spec.finalizers".to_owned())
+}
+
 pub(super) fn validate_update(new: &Object, subresource: &str) -> Vec<StatusCause> {
     match subresource {
         "status" => validate_phase(new).into_iter().collect(),
-        "finalize" => validate_finalizers(new),
+        "finalize" => validate_finalizers(new, |index| format!("spec.finalizers[{index}]")),
         _ => Vec::new(),
     }
 }
@@ -66,26 +70,26 @@ fn validate_phase(object: &Object) -> Option<StatusCause> {
     Some(field::invalid("status.Phase", phase, complaint))
 }
 
-fn validate_finalizers(object: &Object) -> Vec<StatusCause> {
-    let finalizers = at(object, &["spec", "finalizers"])
-        .and_then(Value::as_array)
-        .map_or(&[][..], Vec::as_slice);
-    let complaints = finalizers.iter().enumerate().flat_map(|(index, finalizer)| {
-        let name = finalizer.as_str().unwrap_or_default();
-        let path = format!("spec.finalizers[{index}]");
-        let mut causes: Vec<_> = names::is_qualified_name(name)
-            .iter()
-            .map(|complaint| field::invalid(&path, name, complaint))
-            .collect();
-        if causes.is_empty() && !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
-            causes.push(field::invalid(
-                &path,
-                name,
-                "name is neither a standard finalizer name nor is it fully qualified",
-            ));
-        }
-        causes
-    });
+/// `path` is where a finalizer stands; kube-apiserver tells the index only at the finalize subresource.
+fn validate_finalizers(object: &Object, path: impl Fn(usize) -> String) -> Vec<StatusCause> {
+    let finalizers = at(object, &["spec", "finalizers"]).and_then(Value::as_array);
+    let complaints = finalizers
+        .into_iter()
+        .flatten()
+        .enumerate()
+        .flat_map(|(index, finalizer)| {
+            let name = finalizer.as_str().unwrap_or_default();
+            let mut complaints = names::is_qualified_name(name);
+            if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
+                complaints
+                    .push("name is neither a standard finalizer name nor is it fully qualified".to_owned());
+            }
+            let path = path(index);
+            let causes = complaints
+                .into_iter()
+                .map(|complaint| field::invalid(&path, name, &complaint));
+            causes.collect::<Vec<_>>()
+        });
     complaints.collect()
 }
 
@@ -150,6 +154,14 @@ mod tests {
         let check = |name: &str| {
             validate_update(&object(json!({"spec": {"finalizers": [name]}})), "finalize").is_empty()
         };
+        let create = validate_create(&object(json!({"spec": {"finalizers": ["-"]}})));
+        assert_eq!(
+            create
+                .iter()
+                .map(|cause| cause.field.as_str())
+                .collect::<Vec<_>>(),
+            ["spec.finalizers"; 2]
+        );
         assert!(check("kubernetes") && check("example.com/x"));
         assert!(!check("mine") && !check("") && !check("a/b/c"));
     }

@@ -31,6 +31,15 @@ pub(super) fn prepare_for_update(new: &mut Object, old: &Object) {
     take_string_data(new);
 }
 
+/// Null in `data` is an empty value.
+pub(super) fn fill_data(object: &mut Object) {
+    if let Some(Value::Object(data)) = object.get_mut("data") {
+        data.values_mut()
+            .filter(|value| value.is_null())
+            .for_each(|value| *value = "".into());
+    }
+}
+
 /// `stringData` is for writing only: it overwrites `data`, encoded.
 fn take_string_data(object: &mut Object) {
     let Some(Value::Object(texts)) = object.remove("stringData") else {
