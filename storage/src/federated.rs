@@ -289,7 +289,7 @@ impl Watch {
     /// A resource version below which everything has been delivered, not below what this watch has delivered: for a
     /// bookmark. `None` until the watch has a position.
     #[must_use]
-    pub fn bookmark(&self) -> Option<ResourceVersion> {
+    pub fn bookmark(&mut self) -> Option<ResourceVersion> {
         self.0.bookmark()
     }
 }

@@ -6,6 +6,7 @@ use outrigger_storage::federated::Rule;
 use outrigger_tests::simulation::{Outcome, Settings, run};
 use outrigger_tests::validate::{Allowances, Violation, validate};
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 fn check(settings: Settings) -> (Outcome, Vec<Violation>) {
     let allowances = Allowances {
@@ -26,25 +27,46 @@ fn seeds() -> std::ops::Range<u64> {
 
 #[test]
 fn every_promise_holds_under_every_seed() {
-    let (mut writes, mut lists, mut watches, mut events) = (0, 0, 0, 0);
-    for seed in seeds() {
-        let (outcome, violations) = check(Settings::of_seed(seed));
-        assert!(
-            violations.is_empty(),
-            "seed {seed} ({:?}): {:#?}",
-            Settings::of_seed(seed),
-            &violations[..violations.len().min(3)]
-        );
-        writes += outcome.history.writes.len();
-        lists += outcome.history.lists.len();
-        watches += outcome.history.watches.len();
-        events += outcome
-            .history
-            .watches
-            .iter()
-            .map(|watch| watch.delivered.len())
-            .sum::<usize>();
-    }
+    let seeds = seeds();
+    let threads = std::thread::available_parallelism()
+        .map_or(1, |n| n.get() as u64)
+        .min(seeds.end - seeds.start);
+    let next = AtomicU64::new(seeds.start);
+    let totals: Vec<[usize; 4]> = std::thread::scope(|scope| {
+        let work = || {
+            let mut total = [0; 4];
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= seeds.end {
+                    return total;
+                }
+                let (outcome, violations) = check(Settings::of_seed(seed));
+                let first = &violations[..violations.len().min(3)];
+                assert!(
+                    violations.is_empty(),
+                    "seed {seed} ({:?}): {first:#?}",
+                    Settings::of_seed(seed)
+                );
+                let history = &outcome.history;
+                total[0] += history.writes.len();
+                total[1] += history.lists.len();
+                total[2] += history.watches.len();
+                total[3] += history
+                    .watches
+                    .iter()
+                    .map(|watch| watch.delivered.len())
+                    .sum::<usize>();
+            }
+        };
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        handles
+            .into_iter()
+            .map(|handle| handle.join().unwrap_or_else(|e| std::panic::resume_unwind(e)))
+            .collect()
+    });
+    let sum = |i: usize| totals.iter().map(|total| total[i]).sum::<usize>();
+    let (writes, lists, watches, events) = (sum(0), sum(1), sum(2), sum(3));
+    assert!(writes > 0 && lists > 0, "a run does something");
     eprintln!("{writes} writes, {lists} lists, {watches} watches with {events} events: all promises hold");
 }
 

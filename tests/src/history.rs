@@ -107,8 +107,8 @@ pub struct Watch {
     pub delivered: Vec<Delivered>,
     /// It ended with 410, at this version.
     pub expired: Option<ResourceVersion>,
-    /// It was still running when nothing was left to be delivered.
-    pub complete: bool,
+    /// It went on until it had passed this version.
+    pub complete_to: Option<ResourceVersion>,
 }
 
 /// One change in a backend's log, with the resource version that it must have.

@@ -585,7 +585,7 @@ async fn watcher(world: Shared, mut random: StdRng) {
             after,
             delivered: Vec::new(),
             expired: None,
-            complete: false,
+            complete_to: None,
         };
         follow(&world, &mut watch, &mut random).await;
         world.history.borrow_mut().watches.push(watch);
@@ -659,7 +659,7 @@ async fn follow(world: &Shared, watch: &mut Watch, random: &mut StdRng) {
             position = bookmark;
         }
         if end.is_some_and(|end| position >= end) {
-            watch.complete = true;
+            watch.complete_to = end;
             return;
         }
         // Some watches end early; the others see the end.

@@ -255,27 +255,37 @@ impl Fleet {
     /// One backend at a resource version.
     async fn narrow_view_at(self: &Arc<Self>, domain: &Domain, rv: ResourceVersion) -> Result<View, Error> {
         self.check_not_above_everything(rv).await?;
-        let joined = match self.locate(domain).await? {
-            Located::Nobody(_) => {
-                return Ok(View {
-                    resource_version: rv,
-                    parts: Vec::new(),
-                    missing: Vec::new(),
-                });
-            }
-            Located::Owned(joined) => joined,
+        let located = match self.locate(domain).await? {
+            Located::Owned(joined) => Some(joined.clone()),
+            Located::Nobody(_) => None,
         };
-        let at = self.position(joined, rv).await?;
-        let part = Part {
-            joined: joined.clone(),
-            at,
-            first: None,
-        };
+        self.check_not_forgotten(rv)?;
+        // Its home at that version may be another one than its home now.
+        let home = self.home_after(domain, rv).map(|home| home.joined).or(located);
+        let mut parts = Vec::new();
+        if let Some(joined) = home {
+            let at = self.position(&joined, rv).await?;
+            parts.push(Part {
+                joined,
+                at,
+                first: None,
+            });
+        }
         Ok(View {
             resource_version: rv,
-            parts: vec![part],
+            parts,
             missing: Vec::new(),
         })
+    }
+
+    /// Where a domain lived since `rv` is known only as far back as every log is retained.
+    pub(crate) fn check_not_forgotten(&self, rv: ResourceVersion) -> Result<(), Error> {
+        let forgotten = self.backends.iter().any(|joined| joined.is_forgotten(rv));
+        if forgotten {
+            Err(Error::Expired { requested: rv })
+        } else {
+            Ok(())
+        }
     }
 
     /// All backends.

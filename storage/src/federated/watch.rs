@@ -143,39 +143,41 @@ impl Watching {
     }
 
     /// A resource version below which everything was delivered, and not below what was delivered.
-    pub(crate) fn bookmark(&self) -> Option<ResourceVersion> {
+    pub(crate) fn bookmark(&mut self) -> Option<ResourceVersion> {
         let position = self.position?;
         let State::Following(source) = &self.state else {
             return None;
         };
         if !self.ready.is_empty() {
-            return Some(position);
+            return None;
         }
+        let closed = self.fleet.closed_epoch();
         let seen = match source {
-            Source::Owner { cursor, .. } => {
+            Source::Owner { domain, cursor, .. } => {
+                // The domain lives here and nowhere else since the position, so this log alone tells.
+                let stays = domain.as_ref().is_none_or(|domain| {
+                    let home = self.fleet.home_after(domain, position);
+                    home.is_some_and(|home| home.until.is_none() && Arc::ptr_eq(&home.joined, &cursor.joined))
+                });
                 let state = cursor.joined.state.lock();
                 let drained = cursor.is_drained(state.log.revision);
                 state
                     .log
                     .ticks
                     .newest()
-                    .filter(|_| drained)
+                    .filter(|_| drained && stays)
                     .map(|tick| tick.epoch)
             }
-            Source::Nobody { domain } => self
-                .fleet
-                .closed_epoch()
-                .filter(|_| self.fleet.route(domain).is_none()),
-            Source::All { cursors, .. } => {
-                let closed = self.fleet.closed_epoch();
-                closed.filter(|closed| {
-                    cursors
-                        .iter()
-                        .all(|(joined, cursor)| is_drained_below(joined, cursor.as_ref(), *closed))
-                })
-            }
+            Source::Nobody { domain } => closed.filter(|_| self.fleet.home_after(domain, position).is_none()),
+            Source::All { cursors, .. } => closed.filter(|closed| {
+                cursors
+                    .iter()
+                    .all(|(joined, cursor)| is_drained_below(joined, cursor.as_ref(), *closed))
+            }),
         };
-        Some(seen.map_or(position, |epoch| position.max(ResourceVersion::cut(epoch))))
+        // Remembered: a later bookmark is not below this one.
+        self.position = Some(seen.map_or(position, |epoch| position.max(ResourceVersion::cut(epoch))));
+        self.position
     }
 
     fn prefix(&self) -> Bytes {
@@ -216,12 +218,7 @@ impl Watching {
         };
         // A round, if the routing table does not know the domain: an owner that exists is then known.
         self.fleet.locate(&domain).await?;
-        // Where the domain lived since is known only as far as every log is retained.
-        for joined in &self.fleet.clone().backends {
-            if joined.is_forgotten(rv) {
-                return Err(Error::Expired { requested: rv });
-            }
-        }
+        self.fleet.check_not_forgotten(rv)?;
         match self.fleet.home_after(&domain, rv) {
             Some(home) => self.source_at(home.joined, domain, rv).await,
             None => Ok(Source::Nobody { domain }),
