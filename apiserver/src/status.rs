@@ -358,6 +358,12 @@ impl ApiError {
             "kind": "Status", "apiVersion": "v1", "metadata": metadata, "status": "Failure",
             "message": self.message, "reason": self.reason, "code": self.code,
         });
+        // kube-apiserver gives no reason for errors that it did not expect.
+        if self.reason.is_empty()
+            && let Some(status) = status.as_object_mut()
+        {
+            status.remove("reason");
+        }
         if let Some(details) = &self.details {
             status["details"] = serde_json::to_value(details).unwrap_or_default();
         }

@@ -32,6 +32,7 @@ pub(super) async fn serve(
         kind: &definition.kind,
     };
     let decoded = decode(media_type, &body, expected)?;
+    response::check_kind(&scope, &decoded.object, &body)?;
     drop(body);
     let strict = |problems: &[String]| strict_decoding_error(&definition.version, &definition.kind, problems);
     response::check_duplicates(&scope, options.field_validation, decoded.duplicates, strict)?;

@@ -2,8 +2,8 @@
 
 use super::scope::Endpoint;
 use super::{ApiContext, Call, response};
-use crate::negotiation::{ResponseKind, patch_type};
-use crate::registry::patch::Patch;
+use crate::negotiation::{PatchType, ResponseKind, patch_type};
+use crate::registry::patch::{Patch, unknown_fields};
 use crate::registry::{Part, Unstructured};
 use crate::request::body::{REQUEST_BODY_BYTES_MAX, read_body};
 use crate::request::options::PatchOptions;
@@ -29,7 +29,14 @@ pub(super) async fn serve(
     )
     .await?;
     let options = PatchOptions::parse(&call.context.query, false)?;
-    let (value, duplicates) = decode_patch(&body)?;
+    let (value, mut problems) = decode_patch(&body)?;
+    if patch_type == PatchType::Json {
+        problems = unknown_fields(&value)
+            .into_iter()
+            .chain(problems)
+            .map(|p| format!("json patch {p}"))
+            .collect();
+    }
     let strict = |problems: &[String]| {
         let text = String::from_utf8_lossy(&body).into_owned();
         let cause = field::invalid(
@@ -39,7 +46,7 @@ pub(super) async fn serve(
         );
         ApiError::invalid("", "", "", vec![cause])
     };
-    response::check_duplicates(&scope, options.write.field_validation, duplicates, strict)?;
+    response::check_duplicates(&scope, options.write.field_validation, problems, strict)?;
     drop(body);
     let patch = Patch::parse(patch_type, value)?;
     scope.dry_run = options.write.dry_run;

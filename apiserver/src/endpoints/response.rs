@@ -2,7 +2,7 @@
 
 use super::{ApiContext, Call};
 use crate::negotiation::{MediaType, Representation, ResponseKind, negotiate_output, negotiate_status};
-use crate::registry::{Answer, RequestScope};
+use crate::registry::{Answer, Part, RequestScope, Unstructured, scale};
 use crate::request::options::{FieldValidation, IncludeObject};
 use crate::serializer::gzip::{BodyCompressor, ContentEncoding, accepts_gzip};
 use crate::serializer::{self, ObjectEncoder, Source};
@@ -12,6 +12,8 @@ use axum::response::IntoResponse;
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, USER_AGENT, VARY};
 use http::{HeaderValue, Response, StatusCode};
+use serde_json::Value;
+use std::sync::Arc;
 
 /// The representation of an answer.
 pub(super) fn negotiate(
@@ -41,9 +43,13 @@ pub(super) fn encoder(
         IncludeObject::Metadata => serializer::IncludeObject::Metadata,
         IncludeObject::Object => serializer::IncludeObject::Object,
     };
+    let definition = match scope.part {
+        Part::Scale => Arc::new(scale::definition(&scope.definition)),
+        _ => scope.definition.clone(),
+    };
     Ok(ObjectEncoder::new(
         representation,
-        &scope.definition,
+        &definition,
         include,
         api.now(),
     ))
@@ -103,6 +109,16 @@ pub(super) fn set_encoding(response: &mut Response<Body>, encoding: ContentEncod
             .headers_mut()
             .insert(VARY, HeaderValue::from_static("Accept-Encoding"));
     }
+}
+
+/// A body says what it is; those of built-in kinds need not.
+pub(super) fn check_kind(scope: &RequestScope, object: &Unstructured, body: &[u8]) -> Result<(), ApiError> {
+    let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
+    if !kind.is_empty() || scope.definition.builtin.is_some() || scope.part == Part::Scale {
+        return Ok(());
+    }
+    let cause = format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(body));
+    Err(serializer::unrecognized(&scope.definition.kind, &cause, body))
 }
 
 /// Duplicate fields of a body: errors or warnings, as the request asks.

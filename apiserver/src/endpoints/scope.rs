@@ -40,7 +40,15 @@ pub(super) enum Found {
 pub(super) fn find(served: &ServedResources, context: &RequestContext) -> Found {
     let info = &context.info;
     let Some(definition) = served.find(&info.api_group, &info.api_version, &info.resource) else {
-        return Found::Nothing;
+        // kube-apiserver knows the groups of its own kinds by another router, which answers with a Status.
+        let own = served
+            .in_version(&info.api_group, &info.api_version)
+            .any(|d| d.builtin.is_some());
+        return if own {
+            Found::Error(nothing_here())
+        } else {
+            Found::Nothing
+        };
     };
     // A namespace is its own: /api/v1/namespaces/a is read as the namespace a and the name a.
     let is_namespace = definition.builtin == Some(Builtin::Namespace) && info.namespace == info.name;
@@ -57,7 +65,7 @@ pub(super) fn find(served: &ServedResources, context: &RequestContext) -> Found 
     }
     let Some(part) = part(definition, &info.subresource) else {
         return match definition.builtin {
-            Some(_) => Found::Nothing,
+            Some(_) => Found::Error(nothing_here()),
             None => Found::Error(ApiError::not_found(definition.group_resource(), &info.name)),
         };
     };
@@ -71,10 +79,10 @@ pub(super) fn find(served: &ServedResources, context: &RequestContext) -> Found 
     }
     let named = !info.name.is_empty();
     let Some(verb) = verb.filter(|verb| is_allowed(definition, part, *verb, named)) else {
-        return Found::Error(ApiError::method_not_allowed(
-            definition.group_resource(),
-            &info.verb,
-        ));
+        return Found::Error(match definition.builtin {
+            Some(_) => not_allowed_here(),
+            None => ApiError::method_not_allowed(definition.group_resource(), &info.verb),
+        });
     };
     let needs_name = matches!(verb, Verb::Get | Verb::Update | Verb::Patch | Verb::Delete);
     if needs_name && !named {
@@ -94,6 +102,24 @@ pub(super) fn find(served: &ServedResources, context: &RequestContext) -> Found 
         warnings: context.warnings.clone(),
     };
     Found::Endpoint(Endpoint { verb, scope })
+}
+
+fn nothing_here() -> ApiError {
+    without_subject(ApiError::new(
+        404,
+        "NotFound",
+        "the server could not find the requested resource",
+    ))
+}
+
+fn not_allowed_here() -> ApiError {
+    let message = "the server does not allow this method on the requested resource";
+    without_subject(ApiError::new(405, "MethodNotAllowed", message))
+}
+
+fn without_subject(mut error: ApiError) -> ApiError {
+    error.details = Some(Box::default());
+    error
 }
 
 fn verb(verb: &str) -> Option<Verb> {
@@ -126,7 +152,8 @@ fn is_allowed(definition: &ResourceDefinition, part: Part, verb: Verb, named: bo
     match part {
         // A collection of namespaces cannot be deleted.
         Part::Object if verb == Verb::DeleteCollection => definition.builtin != Some(Builtin::Namespace),
-        Part::Object => verb != Verb::Create || !named,
+        // As upstream: the name in the path of a POST means nothing for a kind that comes from a CRD.
+        Part::Object => verb != Verb::Create || !named || definition.builtin.is_none(),
         Part::Finalize => verb == Verb::Update,
         Part::Status | Part::Scale => matches!(verb, Verb::Get | Verb::Update | Verb::Patch),
     }

@@ -40,6 +40,7 @@ pub(super) async fn serve(
             kind,
         },
     )?;
+    response::check_kind(&scope, &decoded.object, &body)?;
     drop(body);
     let strict = |problems: &[String]| strict_decoding_error(&definition.version, kind, problems);
     response::check_duplicates(&scope, options.field_validation, decoded.duplicates, strict)?;

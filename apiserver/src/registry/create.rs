@@ -195,13 +195,6 @@ pub(super) fn check_type(scope: &RequestScope, object: &mut Unstructured) -> Res
         }
     }
     let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
-    if text("kind").is_empty() {
-        let body = serde_json::Value::Object(object.clone()).to_string();
-        return Err(ApiError::bad_request(format!(
-            "the object provided is unrecognized (must be of type {}): Object 'Kind' is missing in '{body}'",
-            definition.kind
-        )));
-    }
     if text("apiVersion") != api_version {
         return Err(ApiError::bad_request(format!(
             "the API version in the data ({}) does not match the expected API version ({api_version})",
@@ -211,7 +204,8 @@ pub(super) fn check_type(scope: &RequestScope, object: &mut Unstructured) -> Res
     if text("kind") != definition.kind && definition.builtin.is_none() {
         let detail = format!("must be {}", definition.kind);
         let causes = vec![field::invalid("kind", text("kind"), &detail)];
-        return Err(scope.invalid(object_meta::text(object, "name"), causes));
+        let name = object_meta::text(object, "name");
+        return Err(ApiError::invalid(&definition.group, text("kind"), name, causes));
     }
     if text("kind") != definition.kind {
         return Err(ApiError::bad_request(format!(

@@ -125,23 +125,35 @@ fn check_preconditions(
 ) -> Result<(), ApiError> {
     let definition = &scope.definition;
     let (uid, version) = (text(old, "uid"), text(old, "resourceVersion"));
+    let (asked_uid, asked_version) = (
+        &options.preconditions.uid,
+        &options.preconditions.resource_version,
+    );
+    let asked = |asked: &Option<String>, now: &str| asked.clone().filter(|asked| asked != now);
+    if strategy::holds_content(definition) {
+        let conflict = |what: &str, asked: &str, now: &str| {
+            let cause =
+                format!("Precondition failed: {what} in precondition: {asked}, {what} in object meta: {now}");
+            Err(ApiError::conflict(scope.group_resource(), &scope.name, &cause))
+        };
+        return match (asked(asked_uid, uid), asked(asked_version, version)) {
+            (Some(asked), _) => conflict("UID", &asked, uid),
+            (None, Some(asked)) => conflict("ResourceVersion", &asked, version),
+            (None, None) => Ok(()),
+        };
+    }
     // kube-apiserver names the kind here, where all other conflicts name the plural.
     let kind = GroupResource {
         group: &definition.group,
         resource: &definition.kind,
     };
     let conflict = |cause: String| Err(ApiError::conflict(kind, &scope.name, &cause));
-    if let Some(asked) = options.preconditions.uid.as_deref().filter(|asked| *asked != uid) {
+    if let Some(asked) = asked(asked_uid, uid) {
         return conflict(format!(
             "the UID in the precondition ({asked}) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
         ));
     }
-    if let Some(asked) = options
-        .preconditions
-        .resource_version
-        .as_deref()
-        .filter(|asked| *asked != version)
-    {
+    if let Some(asked) = asked(asked_version, version) {
         return conflict(format!(
             "the ResourceVersion in the precondition ({asked}) does not match the ResourceVersion in record ({version}). The object might have been modified"
         ));

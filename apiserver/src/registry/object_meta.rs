@@ -108,7 +108,7 @@ pub(crate) fn coerce(object: &mut Unstructured) -> Result<(), String> {
     let metadata = match object.remove("metadata") {
         None | Some(Value::Null) => Map::new(),
         Some(Value::Object(metadata)) => metadata,
-        Some(other) => return Err(wrong_type(&other, "metadata", "v1.ObjectMeta")),
+        Some(other) => return Err(wrong_type(&other, "", "v1.ObjectMeta")),
     };
     let mut coerced = Map::new();
     for (name, value) in metadata {
@@ -124,7 +124,7 @@ pub(crate) fn coerce(object: &mut Unstructured) -> Result<(), String> {
 }
 
 fn coerce_field(name: &str, form: &Form, value: Value) -> Result<Option<Value>, String> {
-    let error = |value: &Value, want: &str| wrong_type(value, &format!("metadata.{name}"), want);
+    let error = |value: &Value, want: &str| wrong_type(value, name, want);
     Ok(match (form, value) {
         (_, Value::Null) => None,
         (Form::Text, Value::String(text)) => (!text.is_empty()).then_some(Value::String(text)),
@@ -208,7 +208,12 @@ fn wrong_type(value: &Value, field: &str, want: &str) -> String {
         Value::Array(_) => "array",
         Value::Object(_) => "object",
     };
-    format!("json: cannot unmarshal {got} into Go struct field ObjectMeta.{field} of type {want}")
+    match field {
+        "" => format!("json: cannot unmarshal {got} into Go value of type {want}"),
+        field => {
+            format!("json: cannot unmarshal {got} into Go struct field ObjectMeta.{field} of type {want}")
+        }
+    }
 }
 
 /// A wall time in milliseconds as metadata has it: whole seconds in UTC.
@@ -501,19 +506,15 @@ mod tests {
         );
         check_coerce(
             json!({"labels": {"a": 1}}),
-            Err(
-                "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string",
-            ),
+            Err("json: cannot unmarshal number into Go struct field ObjectMeta.labels of type string"),
         );
         check_coerce(
             json!([]),
-            Err(
-                "json: cannot unmarshal array into Go struct field ObjectMeta.metadata of type v1.ObjectMeta",
-            ),
+            Err("json: cannot unmarshal array into Go value of type v1.ObjectMeta"),
         );
         check_coerce(
             json!({"name": true}),
-            Err("json: cannot unmarshal bool into Go struct field ObjectMeta.metadata.name of type string"),
+            Err("json: cannot unmarshal bool into Go struct field ObjectMeta.name of type string"),
         );
         check_coerce(
             json!({"ownerReferences": [{"kind": "A", "x": 1, "controller": null}]}),

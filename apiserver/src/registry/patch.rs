@@ -3,9 +3,8 @@
 //! Pure. It knows the limits that keep a small patch from making a huge object, and nothing of what may be changed.
 
 use crate::negotiation::PatchType;
-use crate::resources::field;
 use crate::status::{ApiError, StatusDetails};
-use json_patch::{PatchOperation, jsonptr::Pointer};
+use json_patch::PatchOperation;
 use serde_json::{Map, Value};
 
 /// Operations in one JSON patch.
@@ -16,8 +15,8 @@ const JSON_PATCH_COPY_BYTES_MAX: usize = crate::request::body::REQUEST_BODY_BYTE
 /// A patch that is well formed.
 #[derive(Debug, Clone)]
 pub enum Patch {
-    /// RFC 6902.
-    Json(Vec<PatchOperation>),
+    /// RFC 6902. What an operation says is found out when it is its turn, as upstream.
+    Json(Vec<Map<String, Value>>),
     /// RFC 7386.
     Merge(Map<String, Value>),
     /// Kubernetes' own, for built-in kinds.
@@ -32,34 +31,29 @@ impl Patch {
     pub fn parse(patch_type: PatchType, body: Value) -> Result<Self, ApiError> {
         let object = |body: Value| match body {
             Value::Object(map) => Ok(map),
-            other => {
-                let kind = match other {
-                    Value::Array(_) => "array",
-                    Value::String(_) => "string",
-                    Value::Number(_) => "number",
-                    Value::Bool(_) => "bool",
-                    _ => "null",
-                };
-                let text = format!(
-                    "error decoding patch: json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"
-                );
-                Err(ApiError::bad_request(text))
-            }
+            other => Err(cannot_unmarshal(&other, "map[string]interface {}")),
         };
         match patch_type {
             PatchType::Merge => Ok(Self::Merge(object(body)?)),
             PatchType::StrategicMerge => Ok(Self::StrategicMerge(object(body)?)),
             PatchType::Json => {
-                let count = body.as_array().map_or(0, Vec::len);
+                let operations = match body {
+                    Value::Array(operations) => operations,
+                    other => return Err(cannot_unmarshal(&other, "[]handlers.jsonPatchOp")),
+                };
+                let count = operations.len();
                 if count > JSON_PATCH_OPERATIONS_MAX {
                     return Err(ApiError::request_entity_too_large(format!(
-                        "Request entity too large: The allowed maximum operations in a JSON patch is {JSON_PATCH_OPERATIONS_MAX}, got {count}"
+                        "The allowed maximum operations in a JSON patch is {JSON_PATCH_OPERATIONS_MAX}, got {count}"
                     )));
                 }
-                let operations = serde_json::from_value(body);
-                Ok(Self::Json(operations.map_err(|e| {
-                    ApiError::bad_request(format!("error decoding patch: {e}"))
-                })?))
+                let operation = |value: Value| match value {
+                    Value::Object(operation) => Ok(operation),
+                    other => Err(cannot_unmarshal(&other, "handlers.jsonPatchOp")),
+                };
+                Ok(Self::Json(
+                    operations.into_iter().map(operation).collect::<Result<_, _>>()?,
+                ))
             }
             PatchType::Apply => Err(ApiError::unsupported_media_type(&[
                 PatchType::Json.as_str(),
@@ -80,42 +74,98 @@ impl Patch {
         }
         match value {
             Value::Object(map) => Ok(map),
-            other => {
-                let text = other.to_string();
-                let cause = field::invalid("patch", text, "the patch does not make an object");
-                Err(ApiError::invalid("", "", "", vec![cause]))
-            }
+            _ => Err(does_not_apply()),
         }
     }
 }
 
-fn apply_json(value: &mut Value, operations: &[PatchOperation]) -> Result<(), ApiError> {
+/// The fields of a JSON patch's operations that mean nothing, for the fieldValidation of the request.
+#[must_use]
+pub fn unknown_fields(body: &Value) -> Vec<String> {
+    let operations = body.as_array().into_iter().flatten().enumerate();
+    let unknown = operations.flat_map(|(i, operation)| {
+        let names = operation.as_object().into_iter().flatten().map(|(name, _)| name);
+        names
+            .filter(|name| !["op", "path", "from", "value"].contains(&name.as_str()))
+            .map(move |name| format!("unknown field \"[{i}].{name}\""))
+    });
+    unknown.collect()
+}
+
+fn cannot_unmarshal(value: &Value, into: &str) -> ApiError {
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    ApiError::bad_request(format!(
+        "error decoding patch: json: cannot unmarshal {kind} into Go value of type {into}"
+    ))
+}
+
+fn apply_json(value: &mut Value, operations: &[Map<String, Value>]) -> Result<(), ApiError> {
     let mut copied = 0;
     for operation in operations {
-        match operation {
+        let mut operation = operation.clone();
+        operation.retain(|name, _| ["op", "path", "from", "value"].contains(&name.as_str()));
+        for name in ["path", "from"] {
+            if let Some(Value::String(path)) = operation.get_mut(name) {
+                *path = with_positive_indices(value, path);
+            }
+        }
+        let from = operation.get("from").and_then(Value::as_str);
+        let source = from.and_then(|from| value.pointer(from));
+        match operation.get("op").and_then(Value::as_str) {
             // Numbers are compared by their value: 1 and 1.0 are the same.
-            PatchOperation::Test(test) => {
-                let found = test.path.resolve(&*value).map_err(|_| does_not_apply())?;
-                if !same(found, &test.value) {
+            Some("test") => {
+                let path = operation.get("path").and_then(Value::as_str);
+                let found = path.and_then(|path| value.pointer(path));
+                let want = operation.get("value").unwrap_or(&Value::Null);
+                if !found.is_some_and(|found| same(found, want)) {
                     return Err(does_not_apply());
                 }
+                continue;
             }
-            PatchOperation::Copy(copy) => {
-                let source: &Pointer = &copy.from;
-                copied += source
-                    .resolve(&*value)
-                    .map_err(|_| does_not_apply())?
-                    .to_string()
-                    .len();
+            Some("copy") => {
+                copied += source.map_or(0, |source| source.to_string().len());
                 if copied > JSON_PATCH_COPY_BYTES_MAX {
                     return Err(does_not_apply());
                 }
-                json_patch::patch(value, std::slice::from_ref(operation)).map_err(|_| does_not_apply())?;
             }
-            _ => json_patch::patch(value, std::slice::from_ref(operation)).map_err(|_| does_not_apply())?,
+            _ => {}
         }
+        let operation: PatchOperation =
+            serde_json::from_value(Value::Object(operation)).map_err(|_| does_not_apply())?;
+        json_patch::patch(value, std::slice::from_ref(&operation)).map_err(|_| does_not_apply())?;
     }
     Ok(())
+}
+
+/// The path with indices that count from the end, which upstream takes, as plain ones.
+fn with_positive_indices(value: &Value, path: &str) -> String {
+    let mut at = Some(value);
+    let mut plain = String::with_capacity(path.len());
+    for token in path.split('/').skip(1) {
+        let items = at.and_then(Value::as_array);
+        let negative = token.strip_prefix('-').and_then(|n| n.parse::<usize>().ok());
+        let index = items
+            .zip(negative)
+            .and_then(|(items, n)| items.len().checked_sub(n));
+        plain.push('/');
+        match index {
+            Some(index) => plain.push_str(&index.to_string()),
+            None => plain.push_str(token),
+        }
+        at = at.and_then(|at| at.pointer(&plain[plain.rfind('/').unwrap_or_default()..]));
+    }
+    if path.is_empty() || path.starts_with('/') {
+        plain
+    } else {
+        path.to_owned()
+    }
 }
 
 /// kube-apiserver says no more than this, whatever the reason.
@@ -205,10 +255,32 @@ mod tests {
         check(json!([{"op": "test", "path": "/x", "value": null}]), Err(422));
         check(json!([{"op": "remove", "path": "/x"}]), Err(422));
         check(json!([{"op": "replace", "path": "", "value": 1}]), Err(422));
-        check(json!([{"op": "frobnicate", "path": "/a"}]), Err(400));
+        check(json!([{"op": "frobnicate", "path": "/a"}]), Err(422));
+        check(json!([{"op": "remove"}]), Err(422));
+        check(json!([1]), Err(400));
         check(json!({"op": "remove"}), Err(400));
         let many = vec![json!({"op": "test", "path": "/d", "value": "x"}); JSON_PATCH_OPERATIONS_MAX + 1];
         check(many.into(), Err(413));
+    }
+
+    #[test]
+    fn indices_count_from_the_end_too() {
+        let check = |patch, expect: Value| {
+            check(
+                PatchType::Json,
+                patch,
+                Ok(json!({"a": {"b": 1, "c": expect}, "d": "x"})),
+            )
+        };
+        check(
+            json!([{"op": "replace", "path": "/a/c/-1", "value": 9}]),
+            json!([1, 2, 9]),
+        );
+        check(json!([{"op": "remove", "path": "/a/c/-3"}]), json!([2, 3]));
+        check(
+            json!([{"op": "add", "path": "/a/c/-", "value": 9}]),
+            json!([1, 2, 3, 9]),
+        );
     }
 
     #[test]

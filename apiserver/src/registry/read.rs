@@ -3,6 +3,7 @@
 use super::object_meta::text;
 use super::{Registry, RequestScope, Unstructured};
 use crate::request::options::{GetOptions, ListOptions};
+use crate::resources::definition::Builtin;
 use crate::status::ApiError;
 use outrigger_storage::federated::{Extent, List, ListVersion, Missing, Scope, Watch, WatchStart};
 use outrigger_storage::selection_predicate::{FieldOperator, FieldSelector, SelectionPredicate};
@@ -189,12 +190,11 @@ pub(super) fn predicate(
 }
 
 fn not_selectable(scope: &RequestScope, field: &str) -> ApiError {
-    let definition = &scope.definition;
-    ApiError::bad_request(match definition.builtin {
-        None => format!("field label not supported: {field}"),
-        Some(_) => {
+    ApiError::bad_request(match scope.definition.builtin {
+        Some(Builtin::Lease | Builtin::CustomResourceDefinition) => {
             format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
         }
+        _ => format!("field label not supported: {field}"),
     })
 }
 

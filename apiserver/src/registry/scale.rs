@@ -3,7 +3,7 @@
 use super::object_meta::{metadata, text};
 use super::{Answer, Registry, RequestScope, Unstructured, value_of};
 use crate::request::options::GetOptions;
-use crate::resources::definition::ScalePaths;
+use crate::resources::definition::{PrinterColumn, ResourceDefinition, ScalePaths};
 use crate::resources::field;
 use crate::status::{ApiError, StatusCause};
 use serde_json::{Map, Value, json};
@@ -84,12 +84,8 @@ pub(super) fn apply(
     scale: &Unstructured,
 ) -> Result<Unstructured, ApiError> {
     let path = &paths(scope)?.spec_replicas;
-    let wanted = match scale.get("spec").and_then(|s| s.get("replicas")) {
-        None | Some(Value::Null) => 0,
-        Some(value) => value.as_i64().filter(|n| i32::try_from(*n).is_ok()).ok_or_else(|| {
-            ApiError::bad_request(format!("{KIND} in version \"v1\" cannot be handled as a {KIND}: json: cannot unmarshal {value} into Go struct field ScaleSpec.spec.replicas of type int32"))
-        })?,
-    };
+    let wanted = scale.get("spec").and_then(|s| s.get("replicas")?.as_i64());
+    let wanted = wanted.unwrap_or_default();
     if wanted == UNSET {
         return Err(ApiError::bad_request(format!(
             "the spec replicas field {path:?} cannot be empty"
@@ -119,6 +115,25 @@ pub(super) fn check_type(object: &Unstructured) -> Result<(), ApiError> {
     }
 }
 
+/// The number of replicas is one.
+///
+/// # Errors
+/// The text of the decoding error.
+pub(super) fn check_replicas(object: &Unstructured) -> Result<(), String> {
+    let got = match object.get("spec").and_then(|s| s.get("replicas")) {
+        None | Some(Value::Null) => return Ok(()),
+        Some(Value::Number(n)) if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => return Ok(()),
+        Some(Value::Number(n)) => format!("number {n}"),
+        Some(Value::String(_)) => "string".to_owned(),
+        Some(Value::Bool(_)) => "bool".to_owned(),
+        Some(Value::Array(_)) => "array".to_owned(),
+        Some(Value::Object(_)) => "object".to_owned(),
+    };
+    Err(format!(
+        "json: cannot unmarshal {got} into Go struct field ScaleSpec.spec.replicas of type int32"
+    ))
+}
+
 /// The scale of an object that an update answered with.
 pub(super) fn answer(scope: &RequestScope, answer: Answer) -> Result<Answer, ApiError> {
     let object = match answer {
@@ -139,6 +154,47 @@ pub(super) fn validate_replicas(object: &Unstructured, path: &str) -> Option<Sta
             &format!("should be less than or equal to {}", i32::MAX),
         )),
         Ok(_) => None,
+    }
+}
+
+/// What the representations of a Scale need to know of it: its columns are not its parent's.
+#[must_use]
+pub fn definition(parent: &ResourceDefinition) -> ResourceDefinition {
+    let column = |name: &str, kind: &str, json_path: &str, description: &str| PrinterColumn {
+        name: name.to_owned(),
+        kind: kind.to_owned(),
+        format: String::new(),
+        description: description.to_owned(),
+        priority: 0,
+        json_path: json_path.to_owned(),
+    };
+    ResourceDefinition {
+        group: "autoscaling".to_owned(),
+        version: "v1".to_owned(),
+        kind: KIND.to_owned(),
+        list_kind: "ScaleList".to_owned(),
+        builtin: None,
+        columns: vec![
+            column(
+                "Desired",
+                "integer",
+                ".spec.replicas",
+                "Number of desired replicas",
+            ),
+            column(
+                "Available",
+                "integer",
+                ".status.replicas",
+                "Number of actual replicas",
+            ),
+            column(
+                "Age",
+                "date",
+                ".metadata.creationTimestamp",
+                "When the object was created",
+            ),
+        ],
+        ..parent.clone()
     }
 }
 

@@ -69,13 +69,14 @@ impl Registry {
             check_patched_type(scope, &object)?;
             // A patch has no type; what it makes of a built-in kind must have one.
             let api_version = scope.definition.api_version();
-            let expected = serializer::Expected { api_version: &api_version, kind: &scope.definition.kind };
+            let expected = serializer::Expected {
+                api_version: &api_version,
+                kind: &scope.definition.kind,
+            };
             serializer::conform(expected, &mut object)?;
             let patched = object.clone();
-            let mut object = to_stored_form(scope, object).map_err(|error| {
-                let cause = field::invalid("patch", Value::Object(patched).to_string(), &error);
-                ApiError::invalid("", "", "", vec![cause])
-            })?;
+            let stored = to_stored_form(scope, object);
+            let mut object = stored.map_err(|error| invalid_patch(&patched, &error))?;
             check_namespace(scope, &mut object)?;
             check_name(scope, &object)?;
             warn_about_owners(scope, &mut object);
@@ -90,6 +91,11 @@ impl Registry {
     /// As for update.
     pub async fn update_scale(&self, scope: &RequestScope, object: Unstructured) -> Result<Answer, ApiError> {
         scale::check_type(&object)?;
+        scale::check_replicas(&object).map_err(|error| {
+            ApiError::bad_request(format!(
+                "Scale in version \"v1\" cannot be handled as a Scale: {error}"
+            ))
+        })?;
         check_name(scope, &object)?;
         let uid = text(&object, "uid").to_owned();
         let compute = |current: &Unstructured| {
@@ -107,6 +113,7 @@ impl Registry {
         let compute = |current: &Unstructured| {
             let object = patch.apply(&scale::of_object_or_unset(scope, current)?)?;
             scale::check_type(&object)?;
+            scale::check_replicas(&object).map_err(|error| invalid_patch(&object, &error))?;
             check_name(scope, &object)?;
             scale::apply(scope, current, &object)
         };
@@ -223,6 +230,12 @@ fn check_version(scope: &RequestScope, object: &Unstructured, current: &Object) 
     }
 }
 
+/// What a patch made cannot be read.
+fn invalid_patch(patched: &Unstructured, error: &str) -> ApiError {
+    let cause = field::invalid("patch", Value::Object(patched.clone()).to_string(), error);
+    ApiError::invalid("", "", "", vec![cause])
+}
+
 /// A patch may not turn the object into one of another kind.
 fn check_patched_type(scope: &RequestScope, object: &Unstructured) -> Result<(), ApiError> {
     let expect = [
@@ -237,7 +250,10 @@ fn check_patched_type(scope: &RequestScope, object: &Unstructured) -> Result<(),
     if causes.is_empty() {
         return Ok(());
     }
-    Err(scope.invalid(&scope.name, causes))
+    // The error is about what the patch made of it.
+    let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
+    let group = text("apiVersion").split_once('/').map_or("", |(group, _)| group);
+    Err(ApiError::invalid(group, text("kind"), &scope.name, causes))
 }
 
 fn check_uid(scope: &RequestScope, asked: &str, current: &str) -> Result<(), ApiError> {

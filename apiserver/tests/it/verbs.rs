@@ -729,7 +729,7 @@ async fn what_is_not_there_is_a_page_and_what_cannot_be_done_a_status() {
         api.post(&format!("{APPS}/applications"), app("x")).await.code,
         404
     );
-    api.post(&url("a", "web"), app("web"))
+    api.post("/api/v1/namespaces/a", json!({"metadata": {"name": "a"}}))
         .await
         .error(405, "MethodNotAllowed");
     let answer = api
