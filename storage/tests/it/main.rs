@@ -4,3 +4,4 @@ mod embedded;
 mod etcd;
 mod faulty_backend;
 mod model;
+mod round_trips;
