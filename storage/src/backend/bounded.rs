@@ -62,6 +62,14 @@ struct Circuit {
     cause: String,
 }
 
+/// What an answer, or none, says of a backend.
+enum News {
+    None,
+    /// It is given up for a while.
+    Opened,
+    Answers,
+}
+
 impl<B: Backend + ?Sized> Bounded<B> {
     /// `inner` with these limits.
     #[must_use]
@@ -144,9 +152,10 @@ impl<B: Backend + ?Sized> Bounded<B> {
                 _ => circuit.answered(),
             }
         };
+        self.show_in_flight();
         match (&self.metrics, news) {
-            (Some(metrics), Some(true)) => metrics.circuit_opened(),
-            (Some(metrics), Some(false)) => metrics.set_up(true),
+            (Some(metrics), News::Opened) => metrics.circuit_opened(),
+            (Some(metrics), News::Answers) => metrics.set_up(true),
             _ => {}
         }
     }
@@ -211,22 +220,19 @@ impl Circuit {
         }
     }
 
-    /// `Some(true)`: it opened now.
-    fn failed(&mut self, cause: &str, now: Instant, limits: &Limits) -> Option<bool> {
+    fn failed(&mut self, cause: &str, now: Instant, limits: &Limits) -> News {
         self.failures = self.failures.saturating_add(1);
         cause.clone_into(&mut self.cause);
         if self.failures < limits.failures_max || self.next_probe.is_some() {
-            return None;
+            return News::None;
         }
         self.next_probe = Some(now + limits.probe_every);
-        Some(true)
+        News::Opened
     }
 
-    /// `Some(false)`: it was not known to answer, and does.
-    fn answered(&mut self) -> Option<bool> {
-        let news = self.failures > 0;
+    fn answered(&mut self) -> News {
         *self = Self::default();
-        news.then_some(false)
+        News::Answers
     }
 }
 
@@ -234,6 +240,7 @@ impl Circuit {
 mod tests {
     use super::*;
     use crate::backend::Range;
+    use crate::metrics::StoreMetrics;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     /// Answers after a second, or not at all.
@@ -341,18 +348,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_dead_backend_is_probed_only() {
         let inner = Arc::new(Slow::default());
-        let metrics = Arc::new(BackendMetrics::default());
+        let metrics = StoreMetrics::new();
+        let up = || metrics.snapshot().first().and_then(|backend| backend.up);
         let limits = Limits {
             failures_max: 3,
             probe_every: Duration::from_secs(1),
             ..Limits::default()
         };
-        let bounded = Bounded::new(Arc::clone(&inner) as Arc<dyn Backend>, limits).with_metrics(metrics);
+        let bounded =
+            Bounded::new(Arc::clone(&inner) as Arc<dyn Backend>, limits).with_metrics(metrics.backend("a"));
         inner.dead.store(true, Ordering::Relaxed);
         for _ in 0..10 {
             assert!(unavailable(false)(&bounded.txn(write()).await));
         }
         assert_eq!(inner.asked.load(Ordering::Relaxed), 3);
+        assert_eq!(up(), Some(0.0));
         tokio::time::advance(Duration::from_secs(1)).await;
         for _ in 0..10 {
             assert!(unavailable(false)(&bounded.txn(write()).await));
@@ -363,6 +373,7 @@ mod tests {
         for _ in 0..10 {
             assert!(bounded.txn(write()).await.is_ok());
         }
+        assert_eq!(up(), Some(1.0));
         // An answer that is an error is an answer.
         let request = WatchRequest {
             start: "a".into(),

@@ -35,23 +35,45 @@ impl<B: Backend + ?Sized> Instrumented<B> {
         kind: String,
         request: impl Future<Output = Result<T, BackendError>> + Send,
     ) -> Result<T, BackendError> {
-        let start = Instant::now();
+        let mut running = Running {
+            metrics: &self.metrics,
+            operation,
+            kind,
+            start: Instant::now(),
+            ok: false,
+        };
         let answer = request.await;
-        let took = start.elapsed();
         // A compare that fails or a key that is not there is an answer; so is "compacted".
-        let ok = !matches!(
+        running.ok = !matches!(
             answer,
             Err(BackendError::Unavailable { .. }
                 | BackendError::NoSpace
                 | BackendError::Refused(_)
                 | BackendError::Corrupt(_))
         );
-        self.metrics
-            .observe_request(operation, &kind, took.as_secs_f64(), ok);
         if let Err(error) = &answer {
-            tracing::debug!(operation, kind, took_ms = took.as_millis(), %error, "a backend request failed");
+            let took_ms = running.start.elapsed().as_millis();
+            tracing::debug!(operation, kind = running.kind, took_ms, %error, "a backend request failed");
         }
         answer
+    }
+}
+
+/// A request that is being measured. Given up (a deadline, a caller that is gone), it counts as failed: the slowest requests
+/// are those that end so.
+struct Running<'a> {
+    metrics: &'a BackendMetrics,
+    operation: &'static str,
+    kind: String,
+    start: Instant,
+    ok: bool,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let seconds = self.start.elapsed().as_secs_f64();
+        self.metrics
+            .observe_request(self.operation, &self.kind, seconds, self.ok);
     }
 }
 
@@ -168,8 +190,29 @@ fn kind_of(key: &[u8]) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::embedded::EmbeddedBackend;
     use crate::backend::{Compare, Range};
     use crate::key::{Key, Resource};
+    use crate::metrics::StoreMetrics;
+
+    #[tokio::test]
+    async fn what_is_given_up_is_counted_too() {
+        let metrics = StoreMetrics::new();
+        let inner = Arc::new(EmbeddedBackend::in_memory());
+        let backend = Instrumented::new(inner, metrics.backend("a"));
+        assert!(backend.txn(Txn::read([Range::key("clock")])).await.is_ok());
+        backend.status().await.expect("answers");
+        let given_up = backend.measured("get", "clock".to_owned(), std::future::pending::<Result<(), _>>());
+        assert!(futures::poll!(Box::pin(given_up)).is_pending());
+        let snapshot = metrics.snapshot().remove(0);
+        let seen: Vec<_> = snapshot
+            .requests
+            .iter()
+            .map(|r| (r.operation, &*r.kind, r.seconds.count, r.errors))
+            .collect();
+        assert_eq!(seen, [("get", "clock", 2, 1), ("status", "", 1, 0)]);
+        assert!(snapshot.db_size.is_some());
+    }
 
     #[test]
     fn requests_are_told_apart() {

@@ -195,7 +195,7 @@ async fn check(round_trip: Duration, least_share: f64) {
         () = list(&store, &scope) => unreachable!("it does not end"),
     };
 
-    for (written, tries) in &results {
+    for (_, tries) in &results {
         assert!(*tries <= TRIES_MAX, "{round_trip:?}: a write took {tries} tries");
     }
     let written: usize = results.iter().map(|(written, _)| written.len()).sum();
