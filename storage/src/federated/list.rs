@@ -8,9 +8,9 @@ use super::cut::Snapshot;
 use super::fleet::Fleet;
 use super::get::{Located, ROUTE_TRIES_MAX};
 use super::joined::{Joined, compares_owners};
-use super::pager::{Page, Pager, PagerPlan, Start};
+use super::pager::{FIRST_PAGE_OBJECTS, Page, Pager, PagerPlan, Start};
 use super::{Extent, ListEnd, ListOptions, ListVersion, Missing, ObjectBatch, Rule, Scope};
-use crate::backend::{OpResponse, Range, Revision, Txn};
+use crate::backend::{BackendError, OpResponse, Range, Revision, Txn};
 use crate::clock::Position;
 use crate::continue_token::ContinueToken;
 use crate::key::{self, Domain, prefix_end};
@@ -30,6 +30,8 @@ const LISTS_AT_ONCE: usize = 12;
 /// A page is not aimed to be larger or smaller than this, in bytes.
 const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 const PAGE_BYTES_MIN: usize = 64 * 1024;
+/// Lists of one backend are many and mostly short: their pages are smaller.
+const NARROW_PAGE_BYTES_MAX: usize = 512 * 1024;
 /// How long a list waits for its share of the budget.
 const BUDGET_WAIT: Duration = Duration::from_secs(30);
 /// Objects handed out in one batch.
@@ -102,8 +104,13 @@ impl Fleet {
         } else {
             1
         };
-        let page_bytes =
-            (self.config.list_bytes_max / (LISTS_AT_ONCE * 2 * parts)).clamp(PAGE_BYTES_MIN, PAGE_BYTES_MAX);
+        let share = self.config.list_bytes_max / (LISTS_AT_ONCE * 2 * parts);
+        let page_bytes_max = if parts == 1 {
+            NARROW_PAGE_BYTES_MAX
+        } else {
+            PAGE_BYTES_MAX
+        };
+        let page_bytes = share.clamp(PAGE_BYTES_MIN, page_bytes_max);
         let budget = self.reserve(page_bytes * 2 * parts).await?;
         let start = match &options.version {
             ListVersion::Continue(token) => Some((token.namespace.clone(), token.name.clone())),
@@ -188,7 +195,19 @@ impl Fleet {
                 }
                 // The version is another backend's: this one's clock has to catch up.
                 self.rounds.snapshot().await?;
-                self.narrow_view(&domain, plan).await
+                let view = self.narrow_view(&domain, plan).await?;
+                if view.resource_version < *rv {
+                    let owner = view
+                        .parts
+                        .first()
+                        .map_or_else(String::new, |part| part.joined.member.name.clone());
+                    let cause = format!("its clock does not reach resource version {rv}");
+                    return Err(Error::Unavailable {
+                        cluster: owner,
+                        cause,
+                    });
+                }
+                Ok(view)
             }
             ListVersion::Exact(rv) => self.narrow_view_at(&domain, *rv).await,
             ListVersion::Continue(token) => match ResourceVersion::from_u64(token.resource_version) {
@@ -200,6 +219,7 @@ impl Fleet {
 
     /// One backend, now: its first transaction reads owner, clock and the first page.
     async fn narrow_view(self: &Arc<Self>, domain: &Domain, plan: &PagerPlan) -> Result<View, Error> {
+        let mut objects_max = FIRST_PAGE_OBJECTS;
         for _ in 0..ROUTE_TRIES_MAX {
             let joined = match self.locate(domain).await? {
                 Located::Nobody(at) => {
@@ -211,12 +231,20 @@ impl Fleet {
                 }
                 Located::Owned(joined) => joined,
             };
-            let range = plan.first_range();
+            let range = plan.first_range(objects_max);
             let mut reads = vec![Range::key(key::CLOCK), range.clone()];
             if compares_owners(self.config.routing) {
                 reads.push(Range::key(domain.owner_key()));
             }
-            let answer = joined.call(Txn::read(reads)).await.map_err(|e| joined.error(e))?;
+            let answer = match joined.call(Txn::read(reads)).await {
+                Ok(answer) => answer,
+                // Large objects: fewer of them fit into a message.
+                Err(BackendError::TooLarge) if objects_max > 1 => {
+                    objects_max /= 4;
+                    continue;
+                }
+                Err(error) => return Err(joined.error(error)),
+            };
             let mut ranges = answer.responses.into_iter().map(OpResponse::into_range);
             let clock = joined.observe_clock(&ranges.next().unwrap_or_default());
             let page = ranges.next().unwrap_or_default();

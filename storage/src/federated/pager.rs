@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Objects on the first page, when nothing is known of their sizes.
-const FIRST_PAGE_OBJECTS: usize = 64;
+pub(crate) const FIRST_PAGE_OBJECTS: usize = 64;
 /// Objects on any page.
 const PAGE_OBJECTS_MAX: usize = 2000;
 /// Owner keys read at once.
@@ -117,8 +117,8 @@ impl PagerPlan {
     }
 
     /// The read that a list of one range starts with.
-    pub(crate) fn first_range(&self) -> Range {
-        Range::between(self.first_key(), prefix_end(&self.prefix())).limit(self.limit(FIRST_PAGE_OBJECTS))
+    pub(crate) fn first_range(&self, objects_max: usize) -> Range {
+        Range::between(self.first_key(), prefix_end(&self.prefix())).limit(self.limit(objects_max))
     }
 
     fn limit(&self, objects: usize) -> usize {
