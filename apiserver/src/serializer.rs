@@ -39,6 +39,10 @@ use std::sync::Arc;
 /// How much of a body that cannot be read is repeated in the error, in bytes.
 const SUMMARY_BYTES_MAX: usize = 30;
 
+/// What upstream reads first of every body, as its errors name it.
+const TYPE_META: &str =
+    r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+
 /// A body that was read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decoded {
@@ -72,17 +76,12 @@ pub fn decode(media_type: MediaType, body: &[u8], expected: Expected<'_>) -> Res
         )
     };
     let value = match media_type {
-        MediaType::Json => json::read(body, &mut duplicates).map_err(|e| refuse(json::describe(&e)))?,
+        MediaType::Json => json::read(body, &mut duplicates).map_err(|e| refuse(json::describe(&e, body)))?,
         MediaType::Yaml => {
             let text = std::str::from_utf8(body)
                 .map_err(|_| unrecognized(expected.kind, "yaml: invalid UTF-8", body))?;
-            yaml::read(text, &mut duplicates).map_err(|e| {
-                unrecognized(
-                    expected.kind,
-                    &format!("error converting YAML to JSON: {e}"),
-                    body,
-                )
-            })?
+            yaml::read(text, &mut duplicates)
+                .map_err(|e| unrecognized(expected.kind, &format!("yaml: {e}"), body))?
         }
         MediaType::Protobuf => Value::Object(
             protobuf::decode(body, expected)
@@ -94,12 +93,16 @@ pub fn decode(media_type: MediaType, body: &[u8], expected: Expected<'_>) -> Res
             let is_expected = object.get("kind").is_none_or(|k| k == expected.kind)
                 && object.get("apiVersion").is_none_or(|v| v == expected.api_version);
             if is_expected && media_type != MediaType::Protobuf {
-                duplicates.extend(typed::conform(expected, &mut object)?);
+                let unknown = typed::conform(expected, &mut object).map_err(|cause| {
+                    let version = expected.api_version.rsplit('/').next().unwrap_or_default();
+                    cannot_be_handled(version, expected.kind, &cause)
+                })?;
+                duplicates.extend(unknown);
             }
             Ok(Decoded { object, duplicates })
         }
         other => Err(refuse(format!(
-            "json: cannot unmarshal {} into Go value of type map",
+            "json: cannot unmarshal {} into Go value of type {TYPE_META}",
             type_name(&other)
         ))),
     }
@@ -112,7 +115,7 @@ pub fn decode(media_type: MediaType, body: &[u8], expected: Expected<'_>) -> Res
 pub fn decode_patch(body: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
     let mut duplicates = Vec::new();
     let value = json::read(body, &mut duplicates)
-        .map_err(|e| ApiError::bad_request(format!("error decoding patch: {}", json::describe(&e))))?;
+        .map_err(|e| ApiError::bad_request(format!("error decoding patch: {}", json::describe(&e, body))))?;
     Ok((value, duplicates))
 }
 
@@ -141,9 +144,16 @@ pub fn unrecognized(kind: &str, cause: &str, body: &[u8]) -> ApiError {
 /// 400 for `fieldValidation=Strict` and a body with duplicate (or unknown) fields.
 #[must_use]
 pub fn strict_decoding_error(version: &str, kind: &str, problems: &[String]) -> ApiError {
-    let problems = problems.join(", ");
+    cannot_be_handled(
+        version,
+        kind,
+        &format!("strict decoding error: {}", problems.join(", ")),
+    )
+}
+
+fn cannot_be_handled(version: &str, kind: &str, cause: &str) -> ApiError {
     ApiError::bad_request(format!(
-        "{kind} in version {version:?} cannot be handled as a {kind}: strict decoding error: {problems}"
+        "{kind} in version {version:?} cannot be handled as a {kind}: {cause}"
     ))
 }
 

@@ -73,10 +73,10 @@ impl Registry {
                 api_version: &api_version,
                 kind: &scope.definition.kind,
             };
-            serializer::conform(expected, &mut object)?;
             let patched = object.clone();
-            let stored = to_stored_form(scope, object);
-            let mut object = stored.map_err(|error| invalid_patch(&patched, &error))?;
+            let invalid = |error: String| invalid_patch(&patched, &error);
+            serializer::conform(expected, &mut object).map_err(invalid)?;
+            let mut object = to_stored_form(scope, object).map_err(invalid)?;
             check_namespace(scope, &mut object)?;
             check_name(scope, &object)?;
             warn_about_owners(scope, &mut object);

@@ -12,19 +12,42 @@ pub(super) const DUPLICATES_MAX: usize = 100;
 /// How deep a value may be nested (serde_json's own limit, stated for the message).
 pub(super) const NESTING_MAX: usize = 128;
 
-/// Why bytes are no JSON value.
-pub(super) fn describe(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    if text.starts_with("recursion limit exceeded") {
-        return format!("exceeded max depth of {NESTING_MAX}");
-    }
+/// Why bytes are no JSON value, in the words of Go's decoder.
+pub(super) fn describe(error: &serde_json::Error, bytes: &[u8]) -> String {
     if error.is_eof() {
         return "unexpected end of JSON input".to_owned();
     }
-    if text.starts_with("trailing characters") {
-        return format!("invalid character after top-level value ({text})");
+    let text = error.to_string();
+    let line = bytes
+        .split(|b| *b == b'\n')
+        .nth(error.line().saturating_sub(1))
+        .unwrap_or_default();
+    let rest = line.get(error.column().saturating_sub(1)..).unwrap_or_default();
+    let Some(found) = String::from_utf8_lossy(rest).chars().next() else {
+        return text;
+    };
+    // What was found where, by the beginning of what serde_json says of it.
+    let place = [
+        ("expected value", "looking for beginning of value"),
+        ("trailing characters", "after top-level value"),
+        ("expected `:`", "after object key"),
+        ("expected `,` or `}`", "after object key:value pair"),
+        ("expected `,` or `]`", "after array element"),
+        (
+            "key must be a string",
+            "looking for beginning of object key string",
+        ),
+        ("recursion limit exceeded", "exceeded max depth"),
+        ("invalid escape", "in string escape code"),
+        ("control character", "in string literal"),
+        ("invalid number", "in numeric literal"),
+    ]
+    .into_iter()
+    .find_map(|(start, place)| text.starts_with(start).then_some(place));
+    match place {
+        Some(place) => format!("invalid character {found:?} {place}"),
+        None => text,
     }
-    text
 }
 
 /// Reads one JSON value and nothing after it.
@@ -431,13 +454,21 @@ mod tests {
     fn what_is_no_json_is_described() {
         let check = |text: &str, expect: &str| {
             let error = read(text.as_bytes(), &mut Vec::new()).expect_err("not JSON");
-            assert!(describe(&error).contains(expect), "{text}: {}", describe(&error));
+            let described = describe(&error, text.as_bytes());
+            assert!(described.contains(expect), "{text}: {described}");
         };
         check("", "unexpected end of JSON input");
         check("{\"a\":", "unexpected end of JSON input");
-        check("{} x", "after top-level value");
-        check(&"[".repeat(200_000), "exceeded max depth");
-        check("{\"a\" 1}", "line 1");
+        check("{} x", "invalid character 'x' after top-level value");
+        check("xyz", "invalid character 'x' looking for beginning of value");
+        check("{\"a\":1,\n \"b\" 2}", "invalid character '2' after object key");
+        check("{\"a\":1 2}", "invalid character '2' after object key:value pair");
+        check("[1 2]", "invalid character '2' after array element");
+        check(
+            "{a:1}",
+            "invalid character 'a' looking for beginning of object key string",
+        );
+        check(&"[".repeat(200_000), "invalid character '[' exceeded max depth");
     }
 
     #[test]

@@ -91,7 +91,7 @@ fn bodies_that_cannot_be_read() {
     check(
         MediaType::Json,
         "[1]",
-        "json: cannot unmarshal array into Go value of type map (5b315d)",
+        "type struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" } (5b315d)",
     );
     check(MediaType::Json, "{} {}", "after top-level value");
     check(
@@ -104,7 +104,7 @@ fn bodies_that_cannot_be_read() {
         "\"\u{1F600}\u{1F600}\u{1F600}\u{1F600}\u{1F600}\u{1F600}\u{1F600}\u{1F600}\"",
         " ...)",
     );
-    check(MediaType::Yaml, "a: [", "error converting YAML to JSON");
+    check(MediaType::Yaml, "a: [", "(must be of type Application): yaml: ");
     check(MediaType::Yaml, "just text", "cannot unmarshal string");
     check(
         MediaType::Protobuf,
