@@ -16,6 +16,7 @@ use outrigger_apiserver::resources::{ServedResources, builtin};
 use outrigger_storage::backend::Backend;
 use outrigger_storage::backend::embedded::EmbeddedBackend;
 use outrigger_storage::federated::{Member, Routing, StoreConfig, WallClock};
+use outrigger_storage::testing::faulty_backend::{Faults, FaultyBackend};
 use outrigger_storage::{FederatedStore, Slot};
 use serde_json::{Value, json};
 use std::pin::Pin;
@@ -71,18 +72,49 @@ fn wall_clock() -> WallClock {
     Arc::new(|| u64::try_from(jiff::Timestamp::now().as_millisecond()).expect("after 1970"))
 }
 
-async fn store(routing: Routing, names: &[&str]) -> FederatedStore {
-    let member = |(i, name): (usize, &&str)| Member {
-        slot: Slot(u16::try_from(i).expect("few")),
-        name: (*name).to_owned(),
-        uid: format!("uid-{name}"),
-        backend: Arc::new(EmbeddedBackend::in_memory()) as Arc<dyn Backend>,
-        exclusive: true,
-    };
-    let mut config = StoreConfig::new("test", routing, wall_clock(), 7);
+/// The backends of a fleet: each may be opened by several replicas.
+#[derive(Clone)]
+pub(crate) struct Fleet {
+    system: Arc<dyn Backend>,
+    clusters: Vec<(&'static str, Arc<dyn Backend>)>,
+    /// What can be done to each cluster.
+    pub(crate) faults: Vec<Arc<Faults>>,
+}
+
+impl Fleet {
+    pub(crate) fn new() -> Self {
+        let mut faults = Vec::new();
+        let cluster = |name: &'static str| {
+            let (backend, fault) = FaultyBackend::new(Arc::new(EmbeddedBackend::in_memory()), 3);
+            faults.push(fault);
+            (name, backend as Arc<dyn Backend>)
+        };
+        let clusters = ["blue", "green", "red"].into_iter().map(cluster).collect();
+        let system = Arc::new(EmbeddedBackend::in_memory());
+        Self {
+            system,
+            clusters,
+            faults,
+        }
+    }
+
+    fn members(&self) -> Vec<Member> {
+        let member = |(i, (name, backend)): (usize, &(&'static str, Arc<dyn Backend>))| Member {
+            slot: Slot(u16::try_from(i).expect("few")),
+            name: (*name).to_owned(),
+            uid: format!("uid-{name}"),
+            backend: backend.clone(),
+            exclusive: true,
+        };
+        self.clusters.iter().enumerate().map(member).collect()
+    }
+}
+
+async fn store(routing: Routing, members: Vec<Member>, seed: u64) -> FederatedStore {
+    let mut config = StoreConfig::new("test", routing, wall_clock(), seed);
     config.list_bytes_max = 8 << 20;
     config.ring_bytes_max = 4 << 20;
-    let members = names.iter().enumerate().map(member).collect();
+    config.write_deadline = Duration::from_secs(5);
     let (store, tasks) = FederatedStore::open(config, members).await.expect("a store");
     for task in tasks {
         tokio::spawn(task.run);
@@ -92,8 +124,20 @@ async fn store(routing: Routing, names: &[&str]) -> FederatedStore {
 
 impl Api {
     pub(crate) async fn start() -> Self {
-        let system = store(Routing::Sole, &["system"]).await;
-        let workload = store(Routing::Owned, &["blue", "green", "red"]).await;
+        Self::replica(&Fleet::new(), 7).await
+    }
+
+    /// One of the servers of a fleet.
+    pub(crate) async fn replica(fleet: &Fleet, seed: u64) -> Self {
+        let system = Member {
+            slot: Slot(0),
+            name: "system".to_owned(),
+            uid: "uid-system".to_owned(),
+            backend: fleet.system.clone(),
+            exclusive: true,
+        };
+        let system = store(Routing::Sole, vec![system], seed).await;
+        let workload = store(Routing::Owned, fleet.members(), seed).await;
         // Placement chooses among the clusters that are connected.
         while workload.clusters().iter().any(|cluster| !cluster.reachable) {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -102,7 +146,7 @@ impl Api {
             system,
             workload: workload.clone(),
             wall_clock: wall_clock(),
-            seed: 11,
+            seed,
         });
         let mut crd = builtin::example_crd();
         crd["status"] = json!({"conditions": [{"type": "Established", "status": "True"}]});

@@ -2,6 +2,7 @@
 
 mod api;
 mod auth;
+mod clusters;
 mod harness;
 mod limits;
 mod shutdown;
