@@ -9,6 +9,7 @@ mod error;
 #[cfg(test)]
 mod fake_server;
 mod keyspace;
+mod members;
 mod proto;
 mod watch;
 
@@ -19,17 +20,13 @@ use super::{
 use bytes::Bytes;
 use connect::{Connection, Endpoint, Member, Purpose, Timing};
 use error::Failure;
-use futures::StreamExt;
 use futures::future::BoxFuture;
-use futures::stream::FuturesUnordered;
 use keyspace::Keyspace;
+use members::{Members, detached};
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::time::timeout;
 use watch::{Manner, Watch};
 
 /// Where our keys live when nothing else is said.
@@ -84,11 +81,7 @@ pub enum EtcdOptionsError {
 
 /// One etcd.
 pub struct EtcdBackend {
-    members: Vec<Arc<Member>>,
-    /// The member that answered last.
-    preferred: AtomicUsize,
-    /// The member that the newest watch is on.
-    watched: AtomicUsize,
+    members: Members,
     keyspace: Keyspace,
     timing: Timing,
 }
@@ -157,122 +150,10 @@ impl EtcdBackend {
             Ok(Arc::new(Member::new(endpoint, timing, Arc::clone(&cluster))))
         });
         Ok(Self {
-            members: members.collect::<Result<_, _>>()?,
-            preferred: AtomicUsize::new(0),
-            watched: AtomicUsize::new(0),
+            members: Members::new(members.collect::<Result<_, _>>()?, timing.silent()),
             keyspace: Keyspace::new(&options.prefix),
             timing,
         })
-    }
-
-    /// The members, the one that answered last first, those that failed a moment ago last.
-    fn order(&self) -> Vec<(usize, Arc<Member>)> {
-        let preferred = self.preferred.load(Ordering::Relaxed);
-        let count = self.members.len();
-        let mut order: Vec<_> = self
-            .members
-            .iter()
-            .cycle()
-            .enumerate()
-            .skip(preferred)
-            .take(count)
-            .map(|(i, member)| (i % count, Arc::clone(member)))
-            .collect();
-        order.sort_by_key(|(_, member)| member.is_avoided());
-        order
-    }
-
-    /// Asks the members one after the other. `repeat`: also when the one before may have carried it out, or has been
-    /// silent for a while; then the first answer counts.
-    async fn ask<A, F, Fut>(&self, purpose: Purpose, repeat: bool, ask: F) -> Result<A, Failure>
-    where
-        F: Fn(Connection, String) -> Fut,
-        Fut: Future<Output = Result<A, Failure>>,
-    {
-        let mut order = self.order().into_iter();
-        let mut asked = FuturesUnordered::new();
-        asked.extend(
-            order
-                .next()
-                .map(|(index, member)| self.ask_one(purpose, index, member, &ask)),
-        );
-        let mut reconnects = usize::from(self.members.len() == 1);
-        let mut seen = Seen::default();
-        loop {
-            let waits_only_so_long = repeat && order.len() > 0;
-            let outcome = tokio::select! {
-                biased;
-                Some(outcome) = asked.next() => outcome,
-                () = sleep(self.timing.silent()), if waits_only_so_long => {
-                    asked.extend(order.next().map(|(index, member)| self.ask_one(purpose, index, member, &ask)));
-                    continue;
-                }
-                else => return Err(seen.into_failure()),
-            };
-            match outcome {
-                Outcome::Answered(answer) => return Ok(answer),
-                Outcome::Failed(failure @ Failure::Unavailable(_)) if repeat => seen.unavailable(failure),
-                Outcome::Failed(failure @ Failure::NotSent(_)) => seen.not_connected(failure),
-                Outcome::Failed(failure) => return Err(failure),
-                Outcome::NotConnected(failure) => {
-                    seen.not_connected(failure);
-                    reconnects = 0;
-                }
-            }
-            let next = match order.next() {
-                // A connection that broke under the request is made anew once.
-                None if reconnects > 0 => {
-                    reconnects -= 1;
-                    self.order().into_iter().next()
-                }
-                next => next,
-            };
-            asked.extend(next.map(|(index, member)| self.ask_one(purpose, index, member, &ask)));
-        }
-    }
-
-    async fn ask_one<A, F, Fut>(
-        &self,
-        purpose: Purpose,
-        index: usize,
-        member: Arc<Member>,
-        ask: &F,
-    ) -> Outcome<A>
-    where
-        F: Fn(Connection, String) -> Fut,
-        Fut: Future<Output = Result<A, Failure>>,
-    {
-        let patience = Patience {
-            member: &member,
-            since: Instant::now(),
-            silent: self.timing.silent(),
-        };
-        let connection = match member.connection(purpose).await {
-            Ok(connection) => connection,
-            Err(failure) => {
-                patience.rewarded();
-                member.fails(&failure);
-                return Outcome::NotConnected(failure);
-            }
-        };
-        let answer = ask(connection, member.name()).await;
-        patience.rewarded();
-        match answer {
-            Ok(answer) => {
-                member.answers();
-                self.preferred.store(index, Ordering::Relaxed);
-                if purpose == Purpose::Watches {
-                    self.watched.store(index, Ordering::Relaxed);
-                }
-                Outcome::Answered(answer)
-            }
-            Err(failure) => {
-                if matches!(failure, Failure::Unavailable(_)) {
-                    member.fails(&failure);
-                }
-                Outcome::Failed(failure)
-            }
-        }
     }
 
     async fn call<Q, A>(&self, path: &'static str, request: Q, repeat: bool) -> Result<A, Failure>
@@ -288,7 +169,7 @@ impl EtcdBackend {
                 if repeat { detached(call).await } else { call.await }
             }
         };
-        self.ask(Purpose::Requests, repeat, ask).await
+        self.members.ask(Purpose::Requests, repeat, ask).await
     }
 
     async fn range(&self, range: &Range) -> Result<TxnResponse, BackendError> {
@@ -469,7 +350,7 @@ impl EtcdBackend {
             Some(_) => Purpose::History,
             None => Purpose::Watches,
         };
-        let open = self.ask(purpose, true, open);
+        let open = self.members.ask(purpose, true, open);
         let (watch, compacted) = tokio::join!(open, self.is_compacted(request.start_revision));
         let watch = watch.map_err(Failure::into_read_error)?;
         match compacted? && !from_now {
@@ -530,103 +411,13 @@ impl Backend for EtcdBackend {
     }
 
     fn suspect_member(&self) {
-        let suspected = self.watched.load(Ordering::Relaxed);
-        if let Some(member) = self.members.get(suspected) {
-            member.suspect();
-        }
-        let next = (suspected + 1) % self.members.len();
-        // Unless requests have gone elsewhere already.
-        let _ = self
-            .preferred
-            .compare_exchange(suspected, next, Ordering::Relaxed, Ordering::Relaxed);
+        self.members.suspect_watched();
     }
 }
 
 impl fmt::Debug for EtcdBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("EtcdBackend").field(&self.members).finish()
-    }
-}
-
-/// Runs on while the caller does not poll, and ends with the caller. A page that a slow reader has asked for ahead would
-/// otherwise stay in the connection's window, and a few of them would stop every request, ticks included.
-async fn detached<A: Send + 'static>(
-    call: impl Future<Output = Result<A, Failure>> + Send + 'static,
-) -> Result<A, Failure> {
-    match AbortOnDropHandle::new(tokio::spawn(call)).await {
-        Ok(answer) => answer,
-        Err(error) => Err(Failure::Unavailable(error.to_string())),
-    }
-}
-
-/// What came of asking one member.
-enum Outcome<A> {
-    Answered(A),
-    /// There is no connection to it.
-    NotConnected(Failure),
-    Failed(Failure),
-}
-
-/// Whoever stops waiting for a member that has been silent for a while makes it the last to be asked: the caller's deadline
-/// may be shorter than ours.
-struct Patience<'a> {
-    member: &'a Member,
-    since: Instant,
-    silent: Duration,
-}
-
-impl Patience<'_> {
-    /// It said something.
-    fn rewarded(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Patience<'_> {
-    fn drop(&mut self) {
-        if self.since.elapsed() >= self.silent {
-            self.member.avoid();
-        }
-    }
-}
-
-/// Why the members did not answer, told as one failure.
-#[derive(Default)]
-struct Seen {
-    causes: Vec<String>,
-    refused: Option<BackendError>,
-    sent: bool,
-}
-
-impl Seen {
-    fn not_connected(&mut self, failure: Failure) {
-        match failure {
-            Failure::NotSent(cause) | Failure::Unavailable(cause) | Failure::AnswerTooLarge(cause) => {
-                self.add(cause);
-            }
-            Failure::Final(error) => self.refused = Some(error),
-        }
-    }
-
-    fn unavailable(&mut self, failure: Failure) {
-        self.sent = true;
-        self.not_connected(failure);
-    }
-
-    fn add(&mut self, cause: String) {
-        if !self.causes.contains(&cause) {
-            self.causes.push(cause);
-        }
-    }
-
-    fn into_failure(self) -> Failure {
-        let causes = self.causes.join("; ");
-        match self.refused {
-            // A refusal says more than silence, and who runs the cluster must act.
-            Some(refusal) if !self.sent => Failure::Final(refusal),
-            _ if self.sent => Failure::Unavailable(causes),
-            _ => Failure::NotSent(causes),
-        }
     }
 }
 
@@ -666,53 +457,6 @@ mod tests {
                 ..options(&["https://a:1"])
             },
             "no CA certificate",
-        );
-    }
-
-    #[test]
-    fn members_are_asked_in_the_order_of_their_answers() {
-        let backend = EtcdBackend::new(&options(&["http://a:1", "http://b:1", "http://c:1"])).expect("valid");
-        let order = || backend.order().into_iter().map(|(i, _)| i).collect::<Vec<_>>();
-        assert_eq!(order(), [0, 1, 2]);
-        backend.preferred.store(1, Ordering::Relaxed);
-        assert_eq!(order(), [1, 2, 0]);
-        backend.members[2].avoid();
-        assert_eq!(order(), [1, 0, 2]);
-        // Requests are elsewhere than the watch whose member is suspected.
-        backend.suspect_member();
-        assert_eq!(order(), [1, 2, 0]);
-        backend.watched.store(1, Ordering::Relaxed);
-        backend.suspect_member();
-        assert_eq!(order(), [2, 0, 1]);
-    }
-
-    #[test]
-    fn failures_of_several_members_are_told_as_one() {
-        let check = |failures: &[(bool, Failure)], expect: Failure| {
-            let mut seen = Seen::default();
-            for (sent, failure) in failures {
-                match sent {
-                    true => seen.unavailable(failure.clone()),
-                    false => seen.not_connected(failure.clone()),
-                }
-            }
-            assert_eq!(seen.into_failure(), expect);
-        };
-        let refused = Failure::Final(BackendError::Refused("old".into()));
-        check(
-            &[
-                (false, Failure::NotSent("a".into())),
-                (false, Failure::NotSent("b".into())),
-            ],
-            Failure::NotSent("a; b".into()),
-        );
-        check(
-            &[(false, Failure::NotSent("a".into())), (false, refused.clone())],
-            refused.clone(),
-        );
-        check(
-            &[(true, Failure::Unavailable("a".into())), (false, refused)],
-            Failure::Unavailable("a".into()),
         );
     }
 }
