@@ -2,6 +2,8 @@
 //!
 //! Standalone: the client certificate of the connection, or nobody. Tokens are not known here.
 
+pub mod impersonation;
+
 pub mod x509;
 
 use crate::request::context::{Connection, LoopbackUser};
@@ -66,7 +68,7 @@ impl UserInfo {
 /// is a claim that nobody here can check, so it is refused rather than ignored.
 ///
 /// # Errors
-/// 401 for a token, 403 for a request in another user's name.
+/// 401 for a token, 403 for a request in another user's name by somebody who may not do that.
 pub fn authenticate(
     loopback: Option<&LoopbackUser>,
     connection: Option<&Connection>,
@@ -79,21 +81,8 @@ pub fn authenticate(
         (None, None) if has_bearer_token(headers) => return Err(ApiError::unauthorized()),
         (None, None) => Arc::new(UserInfo::anonymous()),
     };
-    // Ignoring these headers would carry the request out with the rights of the wrong user.
-    if headers
-        .keys()
-        .any(|name| name.as_str().starts_with(IMPERSONATION_PREFIX))
-    {
-        return Err(ApiError::new(
-            403,
-            "Forbidden",
-            "impersonation is not served by this server",
-        ));
-    }
-    Ok(user)
+    impersonation::impersonate(user, headers)
 }
-
-const IMPERSONATION_PREFIX: &str = "impersonate-";
 
 /// Whether a header proves (or claims) who asks. What comes after authentication must not see it.
 #[must_use]
@@ -101,6 +90,7 @@ pub fn is_proof(name: &HeaderName) -> bool {
     *name == AUTHORIZATION
         || ["x-remote-user", "x-remote-uid", "x-remote-group"].contains(&name.as_str())
         || name.as_str().starts_with("x-remote-extra-")
+        || name.as_str().starts_with(impersonation::PREFIX)
 }
 
 fn has_bearer_token(headers: &HeaderMap) -> bool {
@@ -159,7 +149,7 @@ mod tests {
         check(Some("jane"), Some(("x-remote-user", "root")), Ok("jane"));
         check(None, Some(("x-remote-user", "root")), Ok(ANONYMOUS));
         check(Some("jane"), Some(("impersonate-user", "root")), Err(403));
-        check(None, Some(("impersonate-extra-scopes", "root")), Err(403));
+        check(None, Some(("impersonate-extra-scopes", "root")), Err(400));
     }
 
     #[test]

@@ -14,15 +14,23 @@ pub mod routes;
 
 pub mod tls;
 
+mod request_body;
+
 use crate::authentication::x509;
 use crate::metrics::ApiMetrics;
 use crate::request::context::Connection;
 use axum::body::Body;
+use axum::response::Response;
 use handler_chain::HandlerChain;
+use http::header::CONTENT_LENGTH;
+use http::{Method, Request};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use lifecycle_signals::LifecycleSignals;
+use request_body::RequestBody;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -233,16 +241,25 @@ async fn connection(
     }
 }
 
-/// The service of one connection: the chain, with the connection in each request.
-macro_rules! service {
-    ($connection:ident, $shared:ident) => {{
-        let chain = $shared.chain.clone();
-        service_fn(move |request: http::Request<Incoming>| {
-            let mut request = request.map(Body::new);
-            request.extensions_mut().insert($connection.clone());
-            chain.clone().oneshot(request)
-        })
-    }};
+/// Answers a request of this connection.
+async fn answer(
+    chain: HandlerChain,
+    connection: Connection,
+    mut request: Request<Body>,
+) -> Result<Response, Infallible> {
+    let is_head = request.method() == Method::HEAD;
+    request.extensions_mut().insert(connection);
+    let response = chain.oneshot(request).await?;
+    Ok(if is_head { without_body(response) } else { response })
+}
+
+/// The head alone, with the length that the body would have. On HTTP/2 nobody else takes the body away.
+fn without_body(response: Response) -> Response {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact() {
+        head.headers.entry(CONTENT_LENGTH).or_insert(length.into());
+    }
+    Response::from_parts(head, Body::empty())
 }
 
 /// Runs a connection to its end: asks it to close when the listener does, and cuts it when the time is up.
@@ -268,6 +285,7 @@ async fn serve_http2(
     shared: &Shared,
 ) -> Result<(), hyper::Error> {
     let limits = &shared.limits;
+    let chain = shared.chain.clone();
     let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_max)
@@ -277,7 +295,13 @@ async fn serve_http2(
         .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX))
         .keep_alive_interval(limits.keep_alive_interval)
         .keep_alive_timeout(limits.keep_alive_timeout)
-        .serve_connection(TokioIo::new(stream), service!(connection, shared));
+        .serve_connection(
+            TokioIo::new(stream),
+            service_fn(move |request: Request<Incoming>| {
+                let request = request.map(|body| Body::new(RequestBody::new(body)));
+                answer(chain.clone(), connection.clone(), request)
+            }),
+        );
     run_to_end!(served, shared)
 }
 
@@ -286,10 +310,16 @@ async fn serve_http1(
     connection: Connection,
     shared: &Shared,
 ) -> Result<(), hyper::Error> {
+    let chain = shared.chain.clone();
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shared.limits.header_read_timeout)
         .max_buf_size(HEADER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service!(connection, shared));
+        .serve_connection(
+            TokioIo::new(stream),
+            service_fn(move |request: Request<Incoming>| {
+                answer(chain.clone(), connection.clone(), request.map(Body::new))
+            }),
+        );
     run_to_end!(served, shared)
 }

@@ -21,7 +21,8 @@ pub async fn http_log(request: Request, next: Next) -> Response {
         Err(response) => return *response,
     };
     let started = Instant::now();
-    let uri = request.uri().clone();
+    // Without the authority, which HTTP/2 repeats in every request.
+    let uri = request.uri().path_and_query().cloned();
     let header = |bytes: &[u8]| {
         String::from_utf8_lossy(bytes.get(..USER_AGENT_BYTES_MAX).unwrap_or(bytes)).into_owned()
     };
@@ -48,9 +49,10 @@ pub async fn http_log(request: Request, next: Next) -> Response {
         let verb = info.verb.to_ascii_uppercase();
         let latency = started.elapsed();
         let error = error.unwrap_or_default();
+        let uri = uri.as_ref().map_or("/", |uri| uri.as_str());
         macro_rules! line {
             ($level:ident) => {
-                tracing::$level!(target: "httplog", verb, %uri, ?latency, user_agent, audit_id, src_ip, resp = code, bytes = end.bytes, complete = end.complete, error, "HTTP")
+                tracing::$level!(target: "httplog", verb, uri, ?latency, user_agent, audit_id, src_ip, resp = code, bytes = end.bytes, complete = end.complete, error, "HTTP")
             };
         }
         let is_routine = !info.is_resource_request

@@ -72,10 +72,12 @@ fn parse_go_duration(text: &str) -> Result<Option<Duration>, String> {
     }
     let mut seconds = 0.0;
     while !rest.is_empty() {
-        let number_len = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(rest.len());
-        let (number, after) = rest.split_at(number_len);
+        let after_whole = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+        let after = match after_whole.strip_prefix('.') {
+            Some(fraction) => fraction.trim_start_matches(|c: char| c.is_ascii_digit()),
+            None => after_whole,
+        };
+        let number = rest.strip_suffix(after).unwrap_or_default();
         let number: f64 = number.parse().map_err(|_| invalid())?;
         let unit_len = after
             .find(|c: char| c.is_ascii_digit() || c == '.')
@@ -126,7 +128,9 @@ mod tests {
         check("timeout=5", Err("time: missing unit in duration \"5\""));
         check("timeout=5x", Err("time: unknown unit \"x\" in duration \"5x\""));
         check("timeout=s", Err("time: invalid duration \"s\""));
-        check("timeout=1..5s", Err("time: invalid duration \"1..5s\""));
+        check("timeout=1..5s", Err("time: missing unit in duration \"1..5s\""));
+        check("timeout=.5s", Ok(500));
+        check("timeout=.", Err("time: invalid duration \".\""));
         check(
             "timeout=999999999999999999999999999999h",
             Err("time: invalid duration \"999999999999999999999999999999h\""),

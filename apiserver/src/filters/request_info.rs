@@ -21,10 +21,8 @@ pub async fn request_info(mut request: Request, next: Next) -> Response {
         Err(RequestInfoError::Undecodable(_)) => plain_text(StatusCode::BAD_REQUEST, "400 Bad Request"),
         // Upstream blames itself, and clients have got used to it.
         Err(error @ RequestInfoError::NothingToWatch(_)) => {
-            let text = format!(
-                "Internal Server Error: {:?}: failed to create RequestInfo: {error}\n",
-                request.uri().to_string()
-            );
+            let uri = request.uri().path_and_query().map_or("/", |uri| uri.as_str());
+            let text = format!("Internal Server Error: {uri:?}: failed to create RequestInfo: {error}\n");
             plain_text(StatusCode::INTERNAL_SERVER_ERROR, text)
         }
     }

@@ -474,18 +474,15 @@ pub(crate) fn field_manager_causes(path: &str, manager: &str) -> Vec<StatusCause
     if manager.len() > FIELD_MANAGER_BYTES_MAX {
         causes.push(field::too_long(path, FIELD_MANAGER_BYTES_MAX));
     }
-    // One cause is enough: a name of a million control characters must not make a million of them.
+    // A name of a million control characters must not make a million causes.
+    let shown: String = manager.chars().take(FIELD_MANAGER_BYTES_MAX).collect();
     let unprintable = |c: char| c.is_control() || (c.is_whitespace() && c != ' ');
-    if let Some((position, c)) = manager.char_indices().find(|(_, c)| unprintable(*c)) {
-        let shown: String = manager.chars().take(FIELD_MANAGER_BYTES_MAX).collect();
-        causes.push(field::invalid(
-            path,
-            shown,
-            &format!(
-                "invalid character U+{:04X} (at position {position})",
-                u32::from(c)
-            ),
-        ));
+    for (position, c) in shown.char_indices().filter(|(_, c)| unprintable(*c)) {
+        let detail = format!(
+            "invalid character U+{:04X} (at position {position})",
+            u32::from(c)
+        );
+        causes.push(field::invalid(path, shown.as_str(), &detail));
     }
     causes
 }

@@ -131,8 +131,8 @@ impl HealthChecks {
                 let rest = path.strip_prefix('/')?.strip_prefix(probe.name())?;
                 match rest.strip_prefix('/') {
                     None if rest.is_empty() => Some((probe, "")),
+                    Some("") | None => None,
                     Some(check) => Some((probe, check)),
-                    None => None,
                 }
             })?;
         Some(if check.is_empty() {

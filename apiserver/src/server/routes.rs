@@ -3,7 +3,7 @@
 use super::healthz::HealthChecks;
 use crate::metrics::{ApiMetrics, text};
 use crate::request::{Query, RequestInfo};
-use crate::status::{ApiError, GroupResource};
+use crate::status::ApiError;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use futures::future::Either;
@@ -76,25 +76,18 @@ impl Own {
             return None;
         }
         let query = request.extensions().get::<Arc<Query>>()?;
-        let response = match info.path.as_str() {
+        Some(match info.path.as_str() {
             "/" | "/index.html" => json_response(&json!({ "paths": self.paths() })),
-            "/version" | "/version/" => json_response(&version()),
+            "/version" | "/version/" if info.verb == "get" => json_response(&version()),
+            // Upstream asks for the method here and nowhere else.
+            "/version" | "/version/" => {
+                let message = "the server does not allow this method on the requested resource";
+                let error = ApiError::new(405, "MethodNotAllowed", message);
+                error.causes(Vec::new()).into_response()
+            }
             "/metrics" => self.metrics(),
             path => self.health.answer(path, query)?,
-        };
-        match info.verb.as_str() {
-            "get" | "head" => Some(response),
-            verb => Some(
-                ApiError::method_not_allowed(
-                    GroupResource {
-                        group: "",
-                        resource: &info.path,
-                    },
-                    verb,
-                )
-                .into_response(),
-            ),
-        }
+        })
     }
 
     fn metrics(&self) -> Response {

@@ -85,7 +85,7 @@ async fn nobody_sees_health_and_version_only() {
         );
     }
     server.ready.set();
-    let [mut client, _] = clients(&server, None).await;
+    let [_, mut client] = clients(&server, Some(&server.admin())).await;
     assert_eq!(
         client.get("/readyz?verbose").await.text,
         "[+]ping ok\n[+]shutdown ok\n[+]ready ok\nreadyz check passed\n"
@@ -193,4 +193,35 @@ async fn headers_of_the_chain() {
             .as_array()
             .is_some_and(|paths| paths.contains(&"/readyz/shutdown".into()))
     );
+}
+
+#[tokio::test]
+async fn masters_may_ask_in_anothers_name() {
+    let server = TestServer::start().await;
+    let [mut client, _] = clients(&server, Some(&server.admin())).await;
+    let jane = [("impersonate-user", "jane")];
+    let answer = client.call(Method::GET, "/api/v1/users", &jane, "").await;
+    assert_eq!(answer.code, 403, "jane may nothing");
+    let masters = [
+        ("impersonate-user", "jane"),
+        ("impersonate-group", "system:masters"),
+    ];
+    let answer = client.call(Method::GET, "/api/v1/users", &masters, "").await;
+    assert_eq!(answer.json()["name"], "jane");
+    assert!(!answer.json()["headers"].to_string().contains("impersonate"));
+}
+
+#[tokio::test]
+async fn a_head_request_has_no_body_and_its_length() {
+    let server = TestServer::start().await;
+    for mut client in clients(&server, Some(&server.admin())).await {
+        let answer = client.call(Method::HEAD, "/livez", &[], "").await;
+        assert_eq!(
+            (answer.code, &answer.headers["content-length"]),
+            (200, &"2".parse().expect("a value"))
+        );
+        assert_eq!(answer.text, "");
+        let stream = client.call(Method::HEAD, "/api/v1/lists", &[], "").await;
+        assert_eq!((stream.code, stream.text.as_str()), (200, ""));
+    }
 }

@@ -78,6 +78,19 @@ async fn bodies_over_3_mib_are_413() {
 }
 
 #[tokio::test]
+async fn an_answer_that_comes_before_the_body_is_not_lost() {
+    let server = TestServer::start().await;
+    let mut nobody = server.http2(None).await;
+    for _ in 0..20 {
+        let answer = nobody
+            .call(Method::POST, "/api/v1/bodies", &[], vec![b'x'; 4 << 20])
+            .await;
+        assert_eq!(answer.code, 403);
+    }
+    assert_eq!(nobody.get("/livez").await.text, "ok");
+}
+
+#[tokio::test]
 async fn a_slow_head_is_not_waited_for() {
     let limits = ServerLimits {
         header_read_timeout: Duration::from_millis(200),
