@@ -1,6 +1,16 @@
 //! The harness: everything that tests of the whole need and that is no test itself.
+//!
+//! It panics where a test has to fail, and says what it saw.
+
+pub mod dataset;
 
 pub mod history;
+
+pub mod kubectl;
+
+pub mod raw_client;
+
+pub mod server;
 
 pub mod simulation;
 

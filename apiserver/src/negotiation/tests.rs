@@ -1,3 +1,5 @@
+//! What clients ask for, and what they get.
+
 use super::*;
 use MediaType::{Json, Protobuf, Yaml};
 use MetaVersion::{V1, V1Beta1};

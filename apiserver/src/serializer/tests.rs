@@ -1,3 +1,5 @@
+//! Bodies in and out, in every form.
+
 use super::watch_stream::read_json_frames;
 use super::*;
 use crate::negotiation::MetaVersion;

@@ -1,3 +1,5 @@
+//! Bodies that Kubernetes' own serializer wrote, read and written again.
+
 use super::*;
 
 /// Pairs of lines: a body that Kubernetes' own serializer (1.36) wrote, in hexadecimal, and the object in JSON. What
