@@ -1,7 +1,9 @@
 //! Tests of the store through its public interface, in one binary.
 
+mod cut_lines;
 mod embedded;
 mod etcd;
+mod far;
 mod faulty_backend;
 mod model;
 mod round_trips;

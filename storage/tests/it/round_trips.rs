@@ -1,112 +1,18 @@
 //! The store on real etcds that are far away: writes keep their pace and end soon, while others list and watch everything.
 
+use super::far::{Far, applications, claim, object, open};
 use futures::future::join_all;
-use outrigger_storage::backend::bounded::{Bounded, Limits};
-use outrigger_storage::backend::etcd::{EtcdBackend, EtcdOptions};
-use outrigger_storage::backend::{Backend, Op, Txn};
-use outrigger_storage::federated::{
-    Claim, Extent, FederatedStore, ListOptions, Member, Routing, Scope, StoreConfig, WatchStart,
-};
-use outrigger_storage::key::Domain;
-use outrigger_storage::testing::etcd_server::EtcdServer;
-use outrigger_storage::testing::tcp_proxy::TcpProxy;
-use outrigger_storage::{Key, Resource, SealedObject, SelectionPredicate, Slot, WatchEvent};
+use outrigger_storage::backend::{Op, Txn};
+use outrigger_storage::federated::{Extent, FederatedStore, ListOptions, Scope, StoreConfig, WatchStart};
+use outrigger_storage::{Key, SelectionPredicate, WatchEvent};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Milliseconds since 1970 of a day in 2026.
-const SOME_DAY: u64 = 1_790_000_000_000;
 /// A write may be tried so often.
 const TRIES_MAX: u64 = 5;
 /// How long the clients write.
 const WRITING: Duration = Duration::from_secs(6);
-
-/// Three etcds, each behind its own proxy.
-struct Far {
-    _etcds: Vec<EtcdServer>,
-    proxies: Vec<TcpProxy>,
-}
-
-impl Far {
-    async fn start() -> Self {
-        let etcds = join_all((0..3).map(|_| EtcdServer::start())).await;
-        let mut proxies = Vec::new();
-        for etcd in &etcds {
-            proxies.push(TcpProxy::start(&etcd.client_url()).await);
-        }
-        Self {
-            _etcds: etcds,
-            proxies,
-        }
-    }
-
-    fn backend(&self, index: usize) -> Arc<dyn Backend> {
-        let endpoints = vec![self.proxies[index].http_url()];
-        let options = EtcdOptions {
-            endpoints,
-            ..EtcdOptions::default()
-        };
-        let backend = EtcdBackend::new(&options).expect("valid options");
-        Arc::new(Bounded::new(Arc::new(backend), Limits::default()))
-    }
-
-    fn set_round_trip(&self, round_trip: Duration) {
-        for proxy in &self.proxies {
-            proxy.set_round_trip(round_trip);
-        }
-    }
-}
-
-/// A store on them, with its tasks.
-async fn open(far: &Far) -> (FederatedStore, StoreConfig, JoinSet<()>) {
-    let start = Instant::now();
-    let clock = Arc::new(move || SOME_DAY + u64::try_from(start.elapsed().as_millis()).unwrap_or(0));
-    let config = StoreConfig::new("fleet", Routing::Owned, clock, 1);
-    let members = (0..3_u16).map(|i| Member {
-        slot: Slot(i),
-        name: format!("cluster-{i}"),
-        uid: format!("uid-{i}"),
-        backend: far.backend(usize::from(i)),
-        exclusive: true,
-    });
-    let (store, tasks) = FederatedStore::open(config.clone(), members.collect())
-        .await
-        .expect("ours");
-    let mut running = JoinSet::new();
-    for task in tasks {
-        running.spawn(task.run);
-    }
-    store.ready().await;
-    (store, config, running)
-}
-
-async fn claim(store: &FederatedStore, namespace: &str, slot: u16) {
-    let domain = Domain::Namespace(namespace.into());
-    let claim = Claim {
-        domain,
-        uid: format!("uid of {namespace}"),
-        generation: 1,
-        slot: Slot(slot),
-    };
-    let claiming = store.begin_claim(&claim).await.expect("claimed");
-    store.activate(&claiming).await.expect("activated");
-}
-
-fn object(namespace: &str, name: &str) -> SealedObject {
-    let value = serde_json::json!({
-        "apiVersion": "paas.example.com/v1", "kind": "Application",
-        "metadata": {"namespace": namespace, "name": name, "uid": format!("{namespace}/{name}")},
-        "spec": {"image": "registry.example.com/web:1", "note": "x".repeat(2000)},
-    });
-    SealedObject::seal(value.as_object().expect("an object"), 0).expect("valid")
-}
-
-fn applications() -> Resource {
-    Resource::new("paas.example.com", "applications")
-}
 
 /// Names written by one client, one after the other, and the most tries that one of them took.
 async fn write(
