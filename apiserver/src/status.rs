@@ -302,7 +302,7 @@ impl ApiError {
     pub fn from_storage(error: storage::Error, resource: GroupResource<'_>, name: &str) -> Self {
         use storage::Error as E;
         /// How soon a client should come back after a backend did not answer, in seconds.
-        const RETRY_AFTER_SECONDS: u32 = 5;
+        const RETRY_AFTER_SECONDS: u32 = 1;
         match error {
             E::NotFound { .. } => Self::not_found(resource, name),
             E::AlreadyExists(_) => Self::already_exists(resource, name),

@@ -40,7 +40,10 @@ pub struct ObjectEvent {
 /// The encoded forms of one event, by a number that the encoder chooses for representation and kind.
 /// At most [`FRAMES_MAX`] forms are kept; more are encoded each time.
 #[derive(Debug, Clone, Default)]
-pub struct FrameCache(Arc<Mutex<SmallVec<[(u64, Bytes); 1]>>>);
+pub struct FrameCache(Arc<Mutex<Frames>>);
+
+/// Mostly one: all watchers ask for the same form.
+type Frames = SmallVec<[(u64, Bytes); 1]>;
 
 /// How many encoded forms of one event are kept.
 pub const FRAMES_MAX: usize = 4;

@@ -71,7 +71,7 @@ impl Snapshot {
 impl Rounds {
     /// The next round that has not sent anything yet.
     fn join(&self) -> Arc<Round> {
-        let round = self.pending.lock().get_or_insert_with(|| Arc::default()).clone();
+        let round = self.pending.lock().get_or_insert_default().clone();
         self.wanted.notify_one();
         round
     }

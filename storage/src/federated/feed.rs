@@ -70,7 +70,10 @@ impl Fleet {
                 error = self.connect_and_follow(&joined) => error,
             };
             let was_connected = joined.update(|state| {
-                state.problem = Some(error.to_string());
+                state.problem = Some(match &error {
+                    Error::Unavailable { cause, .. } => cause.clone(),
+                    other => other.to_string(),
+                });
                 std::mem::replace(&mut state.connected, false)
             });
             joined.metrics().set_up(false);

@@ -88,7 +88,7 @@ enum Reading {
     /// Waiting for its page.
     Page(BoxFuture<'static, (Pager, Result<Option<Page>, Error>)>),
     /// Waiting until its page is wanted.
-    Idle(Pager),
+    Idle(Box<Pager>),
     /// At the end.
     Done,
 }
@@ -573,7 +573,7 @@ impl Source {
                 self.reading = Reading::Done;
                 if let Some(page) = page? {
                     if !page.last {
-                        self.reading = Reading::Idle(pager);
+                        self.reading = Reading::Idle(Box::new(pager));
                     }
                     self.next = Some(objects(&self.joined, page)?);
                 }
@@ -585,7 +585,7 @@ impl Source {
                 Some(next) => {
                     self.ready = next;
                     self.reading = match std::mem::replace(&mut self.reading, Reading::Done) {
-                        Reading::Idle(pager) => Reading::Page(read(pager)),
+                        Reading::Idle(pager) => Reading::Page(read(*pager)),
                         other => other,
                     };
                 }
