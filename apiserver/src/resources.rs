@@ -42,13 +42,22 @@ pub struct ServedVersion {
 }
 
 impl ServedResources {
-    /// What these definitions serve. Of two definitions for one path the later counts.
+    /// What these definitions serve. Of two definitions for one path the later counts, except that no CRD replaces one
+    /// of the server's own kinds.
     #[must_use]
     pub fn new(definitions: impl IntoIterator<Item = Arc<ResourceDefinition>>) -> Self {
-        let by_path = definitions
-            .into_iter()
-            .map(|d| ((d.group.clone(), d.version.clone(), d.plural.clone()), d))
-            .collect();
+        let mut by_path: BTreeMap<(String, String, String), Arc<ResourceDefinition>> = BTreeMap::new();
+        for definition in definitions {
+            let path = (
+                definition.group.clone(),
+                definition.version.clone(),
+                definition.plural.clone(),
+            );
+            let is_own = by_path.get(&path).is_some_and(|known| known.builtin.is_some());
+            if !is_own || definition.builtin.is_some() {
+                by_path.insert(path, definition);
+            }
+        }
         let groups = groups_of(&by_path);
         let mut hasher = Xxh3::new();
         for version in groups.iter().flat_map(|group| &group.versions) {
@@ -203,5 +212,15 @@ mod tests {
         let one = served(&[("a.io", "v1")]);
         assert_eq!(one.hash(), served(&[("a.io", "v1")]).hash());
         assert_ne!(one.hash(), served(&[("a.io", "v1"), ("a.io", "v2")]).hash());
+    }
+
+    #[test]
+    fn no_crd_replaces_a_kind_of_the_server() {
+        let own = builtin::definitions().remove(0);
+        let mut other = (*own).clone();
+        other.builtin = None;
+        let served = ServedResources::new([own.clone(), Arc::new(other)]);
+        let found = served.find(&own.group, &own.version, &own.plural).unwrap();
+        assert_eq!(found.builtin, own.builtin);
     }
 }

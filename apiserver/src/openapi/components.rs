@@ -418,7 +418,7 @@ fn list(definition: &ResourceDefinition) -> Value {
 
 /// The schema of a CRD's kind, with what the server adds.
 fn custom(definition: &ResourceDefinition, dialect: Dialect) -> Value {
-    let Some(schema) = definition.schema.as_deref() else {
+    let Some(schema) = definition.schema.as_deref().filter(|schema| schema.is_object()) else {
         return json!({"type": "object"});
     };
     let mut schema = schema.clone();
@@ -438,6 +438,9 @@ fn custom(definition: &ResourceDefinition, dialect: Dialect) -> Value {
 fn add_type_meta(schema: &mut Value) {
     let Value::Object(schema) = schema else { return };
     let properties = schema.entry("properties").or_insert_with(|| json!({}));
+    if !properties.is_object() {
+        *properties = json!({});
+    }
     properties["apiVersion"] = json!({"type": "string", "description": API_VERSION_DESCRIPTION});
     properties["kind"] = json!({"type": "string", "description": KIND_DESCRIPTION});
     properties["metadata"] = reference(OBJECT_META, METADATA_DESCRIPTION);
