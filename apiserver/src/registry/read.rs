@@ -17,11 +17,21 @@ const CONTINUE_EXPIRED: &str = "The provided continue parameter is too old to di
      now may show up in the list.";
 
 impl Registry {
-    /// The object, in its newest state: that is never older than any version that was asked for.
+    /// The object, in its newest state.
     ///
     /// # Errors
-    /// 404, and the store's.
-    pub async fn get(&self, scope: &RequestScope, _options: &GetOptions) -> Result<Object, ApiError> {
+    /// 404, 504 when the version that it shall not be older than does not exist yet, and the store's.
+    pub async fn get(&self, scope: &RequestScope, options: &GetOptions) -> Result<Object, ApiError> {
+        if let Some(version) = options.not_older_than {
+            let fields = FieldSelector::equals("metadata.name", &scope.name);
+            let predicate = SelectionPredicate {
+                fields,
+                ..SelectionPredicate::default()
+            };
+            let version = ListVersion::NotOlderThan(version);
+            self.list_version(scope, predicate, version, 1, Missing::Refuse)
+                .await?;
+        }
         self.current(scope).await
     }
 

@@ -30,6 +30,9 @@ async fn create_sets_what_only_the_server_sets() {
     }
     assert!(version(&created) > 0);
     assert_eq!(api.get(&url("a", "web")).await.expect(200), created);
+    let at = |version: u64| format!("{}?resourceVersion={version}", url("a", "web"));
+    assert_eq!(api.get(&at(version(&created))).await.expect(200), created);
+    api.get(&at(1 << 62)).await.error(504, "Timeout");
 
     let again = api
         .post(&format!("{APPS}/namespaces/a/applications"), app("web"))
@@ -550,6 +553,9 @@ async fn lists_are_ordered_paged_and_selected() {
     assert_eq!(select("labelSelector=app%3Dw").await, ["b/w"]);
     assert_eq!(select("fieldSelector=metadata.name%3Dx").await, ["a/x", "a-b/x"]);
     assert_eq!(select("fieldSelector=metadata.namespace%3Da-b").await, ["a-b/x"]);
+    let one = format!("{APPS}/namespaces/a/applications?fieldSelector=metadata.name%3D");
+    assert_eq!(names(&api.get(&format!("{one}y")).await.expect(200)), ["a/y"]);
+    assert_eq!(names(&api.get(&format!("{one}w")).await.expect(200)), [""; 0]);
     assert_eq!(select("fieldSelector=spec.tier%3Dbatch").await, [""; 0]);
     assert_eq!(
         select("fieldSelector=spec.tier%3Dstandard,metadata.name%3Dw").await,

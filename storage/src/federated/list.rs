@@ -119,6 +119,11 @@ impl Fleet {
         let plan = PagerPlan {
             resource: scope.resource.clone(),
             extent: scope.extent.clone(),
+            name: options
+                .predicate
+                .fields
+                .requires_exact("metadata.name")
+                .map(str::to_owned),
             compares_owners: compares_owners(self.config.routing),
             start: start.map_or(Start::Beginning, |(namespace, name)| Start::After {
                 namespace,

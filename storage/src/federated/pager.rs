@@ -42,6 +42,8 @@ pub(crate) enum Start {
 pub(crate) struct PagerPlan {
     pub(crate) resource: Resource,
     pub(crate) extent: Extent,
+    /// Only the object of this name, where its key is known: in a namespace, or of a kind without namespaces.
+    pub(crate) name: Option<String>,
     pub(crate) compares_owners: bool,
     pub(crate) start: Start,
     /// What a page should hold, in bytes.
@@ -108,17 +110,38 @@ impl PagerPlan {
         }
     }
 
+    /// The only key to read, if there is only one.
+    fn only_key(&self) -> Option<Bytes> {
+        let namespace = match &self.extent {
+            Extent::Namespace(namespace) => namespace,
+            Extent::Cluster => "",
+            Extent::AllNamespaces => return None,
+        };
+        let prefix = self.resource.namespace_prefix(namespace);
+        self.name
+            .as_ref()
+            .map(|name| [&prefix[..], name.as_bytes()].concat().into())
+    }
+
+    /// The key after the last one to read when the order is that of the keys.
+    fn end_key(&self) -> Bytes {
+        match self.only_key() {
+            Some(key) => next_key(&key),
+            None => prefix_end(&self.prefix()),
+        }
+    }
+
     /// The first key to read when the order is that of the keys.
     fn first_key(&self) -> Bytes {
         match &self.start {
-            Start::Beginning => self.prefix(),
+            Start::Beginning => self.only_key().unwrap_or_else(|| self.prefix()),
             Start::After { namespace, name } => after(&self.resource, namespace, name),
         }
     }
 
     /// The read that a list of one range starts with.
     pub(crate) fn first_range(&self, objects_max: usize) -> Range {
-        Range::between(self.first_key(), prefix_end(&self.prefix())).limit(self.limit(objects_max))
+        Range::between(self.first_key(), self.end_key()).limit(self.limit(objects_max))
     }
 
     fn limit(&self, objects: usize) -> usize {
@@ -151,7 +174,7 @@ impl Pager {
         } else {
             Rest::Scan {
                 next: plan.first_key(),
-                end: prefix_end(&plan.prefix()),
+                end: plan.end_key(),
             }
         };
         let page_objects = plan.limit(FIRST_PAGE_OBJECTS);
