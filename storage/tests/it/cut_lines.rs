@@ -56,7 +56,7 @@ async fn cut(far: &Far, until: Instant) {
             .wrapping_add(1_442_695_040_888_963_407);
         let choice = number >> 33;
         let proxy = &far.proxies[(choice % 3) as usize];
-        let holds_back = choice % 2 == 0;
+        let holds_back = choice.is_multiple_of(2);
         proxy.change(|b| b.stall_down = holds_back);
         sleep(Duration::from_millis(20 + choice % 60)).await;
         proxy.cut();
