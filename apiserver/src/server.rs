@@ -91,6 +91,9 @@ impl Default for ServerLimits {
 /// The longest head of an HTTP/1.1 request and of an HTTP/2 header list, in bytes: Go's default is 1 MiB; selectors of
 /// that length are not.
 const HEADER_BYTES_MAX: usize = 256 * 1024;
+/// Streams that a client may reset before they were looked at: client-go cancels all its watches at once when it stops.
+/// More than that is taken for an attack, and the connection ends.
+const EARLY_RESETS_MAX: usize = 1000;
 /// How long the listener rests after it could not accept (no file descriptors left), so that it does not spin.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// How long closed connections have to say so before they are cut.
@@ -289,6 +292,7 @@ async fn serve_http2(
     let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_max)
+        .max_pending_accept_reset_streams(EARLY_RESETS_MAX)
         .initial_stream_window_size(limits.stream_window_bytes)
         .initial_connection_window_size(limits.connection_window_bytes)
         .max_send_buf_size(limits.send_buffer_bytes_max)

@@ -6,7 +6,6 @@
 use super::Query;
 use super::options::ListOptions;
 use super::query::percent_decode;
-use crate::registry::names;
 use http::Method;
 
 /// What a method and a path mean.
@@ -181,7 +180,7 @@ impl RequestInfo {
             let verb = if options.watch { "watch" } else { "list" };
             verb.clone_into(&mut self.verb);
             if let Some(name) = options.predicate.fields.requires_exact("metadata.name")
-                && names::is_path_segment(name).is_empty()
+                && can_be_segment(name)
             {
                 self.name = name.to_owned();
             }
@@ -190,6 +189,11 @@ impl RequestInfo {
             "deletecollection".clone_into(&mut self.verb);
         }
     }
+}
+
+/// Whether a name can stand in a path. (In words: `registry::names::is_path_segment`, which lies above this module.)
+fn can_be_segment(name: &str) -> bool {
+    name != "." && name != ".." && !name.contains(['/', '%'])
 }
 
 #[cfg(test)]
