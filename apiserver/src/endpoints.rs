@@ -19,11 +19,11 @@ use crate::openapi::{OpenApi, OpenApiRequest};
 use crate::registry::Registry;
 use crate::request::context::RequestContext;
 use crate::resources::ServedResources;
-use crate::status::ApiError;
+use crate::status::{ApiError, page_not_found};
 use axum::body::Body;
 use axum::response::IntoResponse;
-use http::header::{ACCEPT, CONTENT_TYPE, IF_NONE_MATCH};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
+use http::header::{ACCEPT, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderName, Request, Response, Uri};
 use outrigger_storage::federated::WallClock;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -131,14 +131,11 @@ pub async fn serve(api: ApiContext, request: Request<Body>) -> Response<Body> {
         return documents(&api, &call);
     }
     match scope::find(&api.served(), &call.context) {
-        scope::Found::Endpoint(endpoint) => {
-            let errors = response::Errors::of(&call);
-            match Box::pin(dispatch(&api, endpoint, call)).await {
-                Ok(response) => response,
-                Err(error) => errors.respond(&error),
-            }
-        }
-        scope::Found::Error(error) => response::Errors::of(&call).respond(&error),
+        // The chain of filters writes errors in the encoding that the client accepts.
+        scope::Found::Endpoint(endpoint) => Box::pin(dispatch(&api, endpoint, call))
+            .await
+            .unwrap_or_else(|error| error.into_response()),
+        scope::Found::Error(error) => error.into_response(),
         scope::Found::Nothing => page_not_found(),
     }
 }
@@ -187,20 +184,4 @@ fn documents(api: &ApiContext, call: &Call) -> Response<Body> {
             ApiError::method_not_allowed(resource, verb).into_response()
         }
     }
-}
-
-/// What kube-apiserver answers where nothing is: not a Status.
-fn page_not_found() -> Response<Body> {
-    let mut response = Response::new(Body::from("404 page not found\n"));
-    *response.status_mut() = StatusCode::NOT_FOUND;
-    let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    headers.insert(
-        http::header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
-    response
 }

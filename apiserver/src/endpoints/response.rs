@@ -1,14 +1,13 @@
-//! Answers: one object, a list, or an error, in the representation that the client accepts.
+//! Answers: objects and documents, in the representation that the client accepts.
 
 use super::{ApiContext, Call};
-use crate::negotiation::{MediaType, Representation, ResponseKind, negotiate_output, negotiate_status};
+use crate::negotiation::{Representation, ResponseKind, negotiate_output};
 use crate::registry::{Answer, Part, RequestScope, Unstructured, scale};
 use crate::request::options::{FieldValidation, IncludeObject};
 use crate::serializer::gzip::{BodyCompressor, ContentEncoding, accepts_gzip};
 use crate::serializer::{self, ObjectEncoder, Source};
 use crate::status::ApiError;
 use axum::body::Body;
-use axum::response::IntoResponse;
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, USER_AGENT, VARY};
 use http::{HeaderValue, Response, StatusCode};
@@ -137,37 +136,5 @@ pub(super) fn check_duplicates(
             Ok(())
         }
         FieldValidation::Strict | FieldValidation::Ignore => Ok(()),
-    }
-}
-
-/// How errors of one request are answered.
-pub(super) struct Errors {
-    representation: Representation,
-}
-
-impl Errors {
-    /// In the encoding that the client accepts.
-    pub(super) fn of(call: &Call) -> Self {
-        let pretty = call.context.query.first("pretty");
-        Self {
-            representation: negotiate_status(call.header(ACCEPT), call.header(USER_AGENT), pretty),
-        }
-    }
-
-    pub(super) fn respond(&self, error: &ApiError) -> Response<Body> {
-        let response = error.clone().into_response();
-        if self.representation.media_type == MediaType::Json && !self.representation.pretty {
-            return response;
-        }
-        let (mut parts, _) = response.into_parts();
-        parts.headers.remove(http::header::CONTENT_LENGTH);
-        parts.headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static(self.representation.content_type()),
-        );
-        Response::from_parts(
-            parts,
-            Body::from(serializer::encode_status(error, &self.representation)),
-        )
     }
 }
