@@ -20,20 +20,15 @@ e2e:
 sim seeds="1000":
     OUTRIGGER_SEEDS={{ seeds }} tests/run --only simulation
 
-# Measure one of: list, create, memory; kube-apiserver and bare etcd in the same run
-bench name:
+# Measure list, create, memory or all; kube-apiserver and bare etcd in the same run (just bench memory --objects 300000)
+bench name *args:
     #!/usr/bin/env bash
     set -euo pipefail
-    case "{{ name }}" in
-        list | create | memory) ;;
-        *) echo "just bench: '{{ name }}' is none of list, create, memory" >&2; exit 2 ;;
-    esac
-    assets=$(tests/assets/get etcd kubectl kube-apiserver | tail -n 1)
+    assets=$(tests/assets/get etcd kube-apiserver | tail -n 1)
     cargo build --release --locked -p outrigger-apiserver
     target=$(cargo metadata --format-version 1 --no-deps --locked | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
-    OUTRIGGER_ASSETS=$assets ETCD=$assets/etcd KUBECTL=$assets/kubectl KUBE_APISERVER=$assets/kube-apiserver \
-        OUTRIGGER_BIN=$target/release/outrigger \
-        cargo bench --locked -p outrigger-tests --bench {{ name }}
+    OUTRIGGER_ASSETS=$assets OUTRIGGER_BIN=$target/release/outrigger \
+        cargo run --release --locked -p outrigger-tests --bin bench -- {{ name }} {{ args }}
 
 # Bans, licences and sources of the dependencies (cargo install cargo-deny --locked)
 deny:

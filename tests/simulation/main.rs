@@ -2,6 +2,8 @@
 //!
 //! `OUTRIGGER_SEEDS=5000` runs more seeds, `OUTRIGGER_SEED=17` replays one. A failing seed is printed with what it broke.
 
+mod far_writers;
+
 use outrigger_storage::federated::Rule;
 use outrigger_tests::simulation::{Outcome, Settings, run};
 use outrigger_tests::validate::{Allowances, Violation, validate};
