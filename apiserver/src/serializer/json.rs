@@ -37,6 +37,14 @@ pub(super) fn describe(error: &serde_json::Error, bytes: &[u8]) -> String {
             "key must be a string",
             "looking for beginning of object key string",
         ),
+        (
+            "trailing comma",
+            if found == ']' {
+                "looking for beginning of value"
+            } else {
+                "looking for beginning of object key string"
+            },
+        ),
         ("recursion limit exceeded", "exceeded max depth"),
         ("invalid escape", "in string escape code"),
         ("control character", "in string literal"),
@@ -463,6 +471,11 @@ mod tests {
         check("xyz", "invalid character 'x' looking for beginning of value");
         check("{\"a\":1,\n \"b\" 2}", "invalid character '2' after object key");
         check("{\"a\":1 2}", "invalid character '2' after object key:value pair");
+        check(
+            "{\"a\":1,}",
+            "invalid character '}' looking for beginning of object key string",
+        );
+        check("[1,]", "invalid character ']' looking for beginning of value");
         check("[1 2]", "invalid character '2' after array element");
         check(
             "{a:1}",
