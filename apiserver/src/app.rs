@@ -45,8 +45,8 @@ const COMPACT_EVERY: Duration = Duration::from_secs(5 * 60);
 /// What lists and rings of the system store may hold, in bytes: its objects are few.
 const SYSTEM_LIST_BYTES_MAX: usize = 8 << 20;
 const SYSTEM_RING_BYTES_MAX: usize = 2 << 20;
-/// How long the start waits for the system store, and how often it looks.
-const CONNECT: Duration = Duration::from_secs(5);
+/// How long the start waits for the backends of a store, and how often it looks.
+const CONNECT: Duration = Duration::from_secs(3);
 const CONNECT_POLL: Duration = Duration::from_millis(5);
 /// How long tasks have to end once the last connection is closed.
 const TASKS_END: Duration = Duration::from_secs(5);
@@ -148,7 +148,8 @@ impl App {
             .context("the system store cannot be opened")?;
         let workload = tasks.open_store("workload", workload_config, members).await?;
 
-        wait_until_reachable(&system).await;
+        wait_until_reachable(&system, CONNECT).await;
+        wait_until_reachable(&workload, CONNECT).await;
 
         // What is served, and the way of a request to it.
         let (served_sender, served) = watch::channel(Arc::new(definitions::initial()));
@@ -329,15 +330,23 @@ impl Tasks {
     }
 }
 
-/// The controllers start with lists of the system store: before it follows its log they would be refused.
-async fn wait_until_reachable(store: &FederatedStore) {
+/// The controllers start with lists: before the logs are followed they would be refused. A cluster that is away does
+/// not hold the start for long.
+async fn wait_until_reachable(store: &FederatedStore, at_most: Duration) {
     let reachable = async {
         while !store.clusters().iter().all(|c| c.reachable) {
             tokio::time::sleep(CONNECT_POLL).await;
         }
     };
-    if tokio::time::timeout(CONNECT, reachable).await.is_err() {
-        tracing::warn!("the system store is not there yet");
+    if tokio::time::timeout(at_most, reachable).await.is_err() {
+        for cluster in store.clusters().iter().filter(|c| !c.reachable) {
+            let problem = cluster.problem.as_deref().unwrap_or("no answer yet");
+            tracing::warn!(
+                cluster = cluster.name,
+                problem,
+                "going on without the cluster until it answers"
+            );
+        }
     }
 }
 

@@ -13,11 +13,11 @@ use super::collection::{self, Remaining};
 use super::namespaces::{delete_placement, patch_params};
 use super::{is_conflict, is_not_found};
 use crate::resources::crd_status::{CLEANUP_FINALIZER, crd_status, instances_removed};
-use crate::resources::definition::{Backing, OUTRIGGER_GROUP, ResourceDefinition};
+use crate::resources::definition::{Backing, OUTRIGGER_GROUP, ResourceDefinition, condition_is_true};
 use crate::resources::{ServedResources, builtin};
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use kube::api::{ApiResource, DynamicObject, Patch, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
@@ -25,7 +25,7 @@ use outrigger_storage::FederatedStore;
 use outrigger_storage::federated::WallClock;
 use outrigger_storage::key::Domain;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -75,12 +75,23 @@ pub fn api_resource() -> ApiResource {
     }
 }
 
+/// The CRDs as they are stored, and what each of them serves.
+#[derive(Default)]
+struct Crds {
+    known: BTreeMap<String, Value>,
+    /// What the watch has listed so far, while it starts over.
+    listed: BTreeMap<String, Value>,
+    /// Those whose status has to be looked at.
+    dirty: BTreeSet<String>,
+    /// What each serves, beside the version that it was made from.
+    definitions: BTreeMap<String, (u64, Vec<Arc<ResourceDefinition>>)>,
+}
+
 /// Follows the CRDs. Never ends.
 pub async fn run(definitions: Definitions) {
     let api = Api::<DynamicObject>::all_with(definitions.client.clone(), &api_resource());
     let mut events = std::pin::pin!(watcher(api.clone(), watcher::Config::default()).default_backoff());
-    let mut crds: BTreeMap<String, Value> = BTreeMap::new();
-    let mut initial: BTreeMap<String, Value> = BTreeMap::new();
+    let mut crds = Crds::default();
     let mut cleanups: FuturesUnordered<BoxFuture<'_, (String, String)>> = FuturesUnordered::new();
     let mut cleaning: BTreeMap<String, String> = BTreeMap::new();
     let mut retry_at: Option<Instant> = None;
@@ -88,11 +99,18 @@ pub async fn run(definitions: Definitions) {
     loop {
         let mut changed = false;
         tokio::select! {
-            event = events.next() => match event {
-                Some(Ok(event)) => changed = apply(event, &mut crds, &mut initial),
-                Some(Err(error)) => debug!(%error, "the watch of CustomResourceDefinitions is opened again"),
-                None => return,
-            },
+            event = events.next() => {
+                let mut next = Some(event);
+                // Those that are there already are taken together.
+                while let Some(event) = next {
+                    match event {
+                        Some(Ok(event)) => changed |= crds.apply(event),
+                        Some(Err(error)) => debug!(%error, "the watch of CustomResourceDefinitions is opened again"),
+                        None => return,
+                    }
+                    next = events.next().now_or_never();
+                }
+            }
             Some((name, uid)) = cleanups.next() => {
                 if cleaning.get(&name) == Some(&uid) {
                     cleaning.remove(&name);
@@ -107,12 +125,12 @@ pub async fn run(definitions: Definitions) {
             true => None,
             false => Some(Instant::now() + RETRY),
         };
-        definitions.publish(&crds);
+        definitions.publish(&mut crds);
         definitions
             .synced
             .send_if_modified(|synced| !std::mem::replace(synced, true));
-        for (name, crd) in crds.iter().filter(|(_, crd)| is_deleting(crd)) {
-            let uid = text(crd, "/metadata/uid").to_owned();
+        for (name, crd) in crds.known.iter().filter(|(_, crd)| is_deleting(crd)) {
+            let uid = uid(crd).to_owned();
             if cleaning.get(name) != Some(&uid) {
                 cleaning.insert(name.clone(), uid.clone());
                 let definitions = &definitions;
@@ -124,71 +142,117 @@ pub async fn run(definitions: Definitions) {
             }
         }
         // They are written once at the start; only what was there and went comes back.
-        own_seen |= builtin::outrigger_crds()
+        let own = builtin::outrigger_crds();
+        own_seen |= own
             .iter()
-            .all(|crd| crds.contains_key(text(crd, "/metadata/name")));
-        if own_seen && retry_at.is_none() && !definitions.restore_own(&crds).await {
+            .all(|crd| crds.known.contains_key(text(crd, "/metadata/name")));
+        if own_seen && retry_at.is_none() && !definitions.restore_own(&own, &crds.known).await {
             retry_at = Some(Instant::now() + RETRY);
         }
     }
 }
 
-/// Applies an event; whether the CRDs changed.
-fn apply(
-    event: watcher::Event<DynamicObject>,
-    crds: &mut BTreeMap<String, Value>,
-    initial: &mut BTreeMap<String, Value>,
-) -> bool {
-    let entry = |crd: DynamicObject| {
-        (
-            crd.metadata.name.clone().unwrap_or_default(),
-            serde_json::to_value(crd).unwrap_or_default(),
-        )
-    };
-    match event {
-        watcher::Event::Init => {
-            initial.clear();
-            false
-        }
-        watcher::Event::InitApply(crd) => {
-            initial.extend([entry(crd)]);
-            false
-        }
-        watcher::Event::InitDone => {
-            *crds = std::mem::take(initial);
-            true
-        }
-        watcher::Event::Apply(crd) => {
-            let (name, crd) = entry(crd);
-            // Our own writes come back: only what is newer than what we know counts.
-            let is_news = crds
-                .get(&name)
-                .is_none_or(|known| version(known) < version(&crd) || uid(known) != uid(&crd));
-            if is_news {
-                crds.insert(name, crd);
+impl Crds {
+    /// Applies an event; whether anything changed.
+    fn apply(&mut self, event: watcher::Event<DynamicObject>) -> bool {
+        let entry = |crd: DynamicObject| {
+            let name = crd.metadata.name.clone().unwrap_or_default();
+            (name, serde_json::to_value(crd).unwrap_or_default())
+        };
+        match event {
+            watcher::Event::Init => {
+                self.listed.clear();
+                false
             }
-            is_news
-        }
-        watcher::Event::Delete(crd) => {
-            let (name, crd) = entry(crd);
-            let is_known = crds.get(&name).is_some_and(|known| uid(known) == uid(&crd));
-            if is_known {
-                crds.remove(&name);
+            watcher::Event::InitApply(crd) => {
+                self.listed.extend([entry(crd)]);
+                false
             }
-            is_known
+            watcher::Event::InitDone => {
+                self.known = std::mem::take(&mut self.listed);
+                self.dirty = self.known.keys().cloned().collect();
+                true
+            }
+            watcher::Event::Apply(crd) => {
+                let (name, crd) = entry(crd);
+                // Our own writes come back: only what is newer than what we know counts.
+                let known = self.known.get(&name);
+                let is_news =
+                    known.is_none_or(|known| version(known) < version(&crd) || uid(known) != uid(&crd));
+                if is_news {
+                    self.touch(&name, &crd);
+                    self.known.insert(name, crd);
+                }
+                is_news
+            }
+            watcher::Event::Delete(crd) => {
+                let (name, crd) = entry(crd);
+                let is_known = self.known.get(&name).is_some_and(|known| uid(known) == uid(&crd));
+                if is_known {
+                    self.touch(&name, &crd);
+                    self.known.remove(&name);
+                    self.definitions.remove(&name);
+                }
+                is_known
+            }
         }
+    }
+
+    /// A CRD changed: it has to be looked at, and so have those of its group that waited for names.
+    fn touch(&mut self, name: &str, crd: &Value) {
+        self.dirty.insert(name.to_owned());
+        let group = text(crd, "/spec/group");
+        let waits =
+            |other: &Value| text(other, "/spec/group") == group && !condition_is_true(other, "NamesAccepted");
+        self.dirty.extend(
+            self.known
+                .iter()
+                .filter(|(_, other)| waits(other))
+                .map(|(name, _)| name.clone()),
+        );
+    }
+
+    /// What the CRDs say of names, without the rest of them.
+    fn names(&self) -> Vec<Value> {
+        let names = |crd: &Value| {
+            json!({
+                "metadata": {"name": text(crd, "/metadata/name")},
+                "spec": {"group": text(crd, "/spec/group"), "names": crd.pointer("/spec/names")},
+                "status": {"acceptedNames": crd.pointer("/status/acceptedNames")},
+            })
+        };
+        self.known.values().map(names).collect()
+    }
+
+    /// What all of them serve.
+    fn serve(&mut self) -> Vec<Arc<ResourceDefinition>> {
+        for (name, crd) in &self.known {
+            let version = version(crd);
+            if self.definitions.get(name).is_none_or(|(of, _)| *of != version) {
+                let made = ResourceDefinition::from_crd(crd)
+                    .into_iter()
+                    .map(Arc::new)
+                    .collect();
+                self.definitions.insert(name.clone(), (version, made));
+            }
+        }
+        self.definitions.retain(|name, _| self.known.contains_key(name));
+        self.definitions
+            .values()
+            .flat_map(|(_, definitions)| definitions.iter().cloned())
+            .collect()
     }
 }
 
 impl Definitions {
-    /// Brings every status up to date; whether all are.
-    async fn write_statuses(&self, api: &Api<DynamicObject>, crds: &mut BTreeMap<String, Value>) -> bool {
-        let mut all_done = true;
-        let names: Vec<String> = crds.keys().cloned().collect();
-        for name in names {
-            let all: Vec<Value> = crds.values().cloned().collect();
-            let Some(crd) = crds.get(&name) else { continue };
-            let status = crd_status(crd, &all, &timestamp((self.wall_clock)()));
+    /// Brings the statuses up to date; whether all are.
+    async fn write_statuses(&self, api: &Api<DynamicObject>, crds: &mut Crds) -> bool {
+        let mut failed = BTreeSet::new();
+        while let Some(name) = crds.dirty.pop_first() {
+            let Some(crd) = crds.known.get(&name) else {
+                continue;
+            };
+            let status = crd_status(crd, &crds.names(), &timestamp((self.wall_clock)()));
             if crd.get("status") == Some(&status) {
                 continue;
             }
@@ -200,34 +264,34 @@ impl Definitions {
             {
                 Ok(stored) => {
                     debug!(crd = name, "status written");
-                    crds.insert(name, serde_json::to_value(stored).unwrap_or_default());
+                    crds.known
+                        .insert(name, serde_json::to_value(stored).unwrap_or_default());
                 }
                 // Its next event is on the way.
                 Err(error) if is_conflict(&error) || is_not_found(&error) => {}
                 Err(error) => {
                     warn!(crd = name, %error, "its status could not be written, trying again");
-                    all_done = false;
+                    failed.insert(name);
                 }
             }
         }
-        all_done
+        crds.dirty = failed;
+        crds.dirty.is_empty()
     }
 
-    fn publish(&self, crds: &BTreeMap<String, Value>) {
+    fn publish(&self, crds: &mut Crds) {
         // Later ones count: nobody takes the server's own kinds away.
-        let custom = crds.values().flat_map(ResourceDefinition::from_crd).map(Arc::new);
         let all = builtin::outrigger_definitions()
             .into_iter()
-            .chain(custom)
+            .chain(crds.serve())
             .chain(builtin::definitions());
         let served = Arc::new(ServedResources::new(all));
         self.served.send_if_modified(|current| {
             // A CRD that was made anew, or is being deleted, may look the same to clients.
-            let same = current.hash() == served.hash()
-                && current
-                    .iter()
-                    .zip(served.iter())
-                    .all(|(a, b)| a.crd_uid == b.crd_uid && a.terminating == b.terminating);
+            let is_same = |(a, b): (&Arc<ResourceDefinition>, &Arc<ResourceDefinition>)| {
+                a.crd_uid == b.crd_uid && a.terminating == b.terminating
+            };
+            let same = current.hash() == served.hash() && current.iter().zip(served.iter()).all(is_same);
             if !same {
                 info!(kinds = served.iter().count(), "serving");
                 *current = Arc::clone(&served);
@@ -237,11 +301,11 @@ impl Definitions {
     }
 
     /// The CRDs of `outrigger.dev` are part of the server: one that somebody deleted comes back. Whether all are there.
-    async fn restore_own(&self, crds: &BTreeMap<String, Value>) -> bool {
-        for crd in builtin::outrigger_crds() {
-            let name = text(&crd, "/metadata/name");
+    async fn restore_own(&self, own: &[Value], crds: &BTreeMap<String, Value>) -> bool {
+        for crd in own {
+            let name = text(crd, "/metadata/name");
             if !crds.contains_key(name)
-                && let Err(error) = apply_crd(&self.client, &crd).await
+                && let Err(error) = apply_crd(&self.client, crd).await
             {
                 warn!(crd = name, %error, "it could not be written, trying again");
                 return false;
@@ -401,24 +465,56 @@ mod tests {
 
     #[test]
     fn events_in_any_order_lead_to_what_is_stored() {
-        let (mut crds, mut initial) = (BTreeMap::new(), BTreeMap::new());
-        let mut apply = |event| apply(event, &mut crds, &mut initial);
         use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
-        assert!(!apply(Init));
+        let mut crds = Crds::default();
+        assert!(!crds.apply(Init));
         assert!(
-            !apply(InitApply(crd("a", "1", 10))),
+            !crds.apply(InitApply(crd("a", "1", 10))),
             "nothing is served before all are known"
         );
-        assert!(apply(InitDone));
-        assert!(!apply(Apply(crd("a", "1", 9))), "older than what is known");
-        assert!(!apply(Apply(crd("a", "1", 10))), "the same");
-        assert!(apply(Apply(crd("a", "1", 11))));
-        assert!(apply(Apply(crd("a", "2", 20))), "made anew");
+        assert!(crds.apply(InitDone));
+        assert!(!crds.apply(Apply(crd("a", "1", 9))), "older than what is known");
+        assert!(!crds.apply(Apply(crd("a", "1", 10))), "the same");
+        assert!(crds.apply(Apply(crd("a", "1", 11))));
+        assert!(crds.apply(Apply(crd("a", "2", 20))), "made anew");
         assert!(
-            !apply(Delete(crd("a", "1", 12))),
+            !crds.apply(Delete(crd("a", "1", 12))),
             "the deletion of its predecessor"
         );
-        assert!(apply(Delete(crd("a", "2", 21))));
-        assert!(!apply(Delete(crd("a", "2", 21))));
+        assert!(crds.apply(Delete(crd("a", "2", 21))));
+        assert!(!crds.apply(Delete(crd("a", "2", 21))));
+    }
+
+    #[test]
+    fn a_change_wakes_those_of_the_group_that_wait_for_names() {
+        use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
+        let accepted = |name: &str, accepted: &str| {
+            let mut crd = crd(name, "1", 1);
+            let conditions = json!([{"type": "NamesAccepted", "status": accepted}]);
+            crd.data = json!({"spec": {"group": "g"}, "status": {"conditions": conditions}});
+            crd
+        };
+        let mut crds = Crds::default();
+        for event in [
+            Init,
+            InitApply(accepted("a", "True")),
+            InitApply(accepted("b", "False")),
+            InitApply(accepted("c", "True")),
+            InitDone,
+        ] {
+            crds.apply(event);
+        }
+        assert_eq!(crds.dirty.len(), 3, "all are looked at when the watch starts");
+        crds.dirty.clear();
+        crds.apply(Delete(accepted("a", "True")));
+        assert_eq!(
+            crds.dirty.iter().map(String::as_str).collect::<Vec<_>>(),
+            ["a", "b"]
+        );
+        let mut other = crd("d", "9", 9);
+        other.data = json!({"spec": {"group": "other"}});
+        crds.dirty.clear();
+        crds.apply(Apply(other));
+        assert_eq!(crds.dirty.iter().map(String::as_str).collect::<Vec<_>>(), ["d"]);
     }
 }

@@ -20,7 +20,7 @@ mod owners;
 use super::collection;
 use crate::controllers::Meta;
 use crate::resources::ServedResources;
-use crate::resources::definition::ResourceDefinition;
+use crate::resources::definition::{Builtin, ResourceDefinition};
 use collect::{Collector, Done};
 use futures::stream::{BoxStream, FuturesUnordered};
 use futures::{Stream, StreamExt};
@@ -75,7 +75,8 @@ struct Watches {
 impl Watches {
     /// Follows what is served: new kinds are watched, those that went are not.
     fn follow(&mut self, client: &kube::Client, served: &ServedResources) {
-        let kinds = collection::kinds(served, |_| true);
+        // Events name what they are about, and nobody owns them.
+        let kinds = collection::kinds(served, |d| d.builtin != Some(Builtin::Event));
         let wanted: BTreeMap<(String, String), Arc<ResourceDefinition>> = kinds
             .into_iter()
             .map(|d| ((d.group.clone(), d.plural.clone()), d))

@@ -144,13 +144,22 @@ impl Controller {
             // Emptied before; whoever holds another finalizer has the word.
             return Ok(());
         }
-        let emptied = self.empty(name).await;
+        let mut emptied = self.empty(name).await;
         self.report(&namespaces, &namespace, &emptied).await?;
         if let Some(left) = emptied.summary() {
             return Err(Unfinished::Content(left));
         }
         let uid = namespace.uid().unwrap_or_default();
-        self.release(name, &uid).await?;
+        if let Err(error) = self.release(name, &uid).await {
+            // Objects of a kind that is no longer served, or a cluster that is away: nobody could tell otherwise.
+            emptied
+                .failures
+                .insert("namespaceplacements.outrigger.dev".to_owned(), error.to_string());
+            if let Some(namespace) = namespaces.get_opt(name).await? {
+                self.report(&namespaces, &namespace, &emptied).await?;
+            }
+            return Err(error);
+        }
         self.finalize(&namespaces, name, &uid).await?;
         info!(namespace = name, "deleted");
         Ok(())
