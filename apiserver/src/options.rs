@@ -294,9 +294,8 @@ fn etcd_url(text: &str) -> Result<String, String> {
     let uri: http::Uri = text
         .parse()
         .map_err(|e: http::uri::InvalidUri| bad(&e.to_string()))?;
-    let scheme = match uri.scheme_str() {
-        Some(scheme @ ("http" | "https")) => scheme,
-        _ => return Err(bad("it must start with http:// or https://")),
+    let Some(scheme @ ("http" | "https")) = uri.scheme_str() else {
+        return Err(bad("it must start with http:// or https://"));
     };
     let Some(authority) = uri.authority() else {
         return Err(bad("it names no host"));

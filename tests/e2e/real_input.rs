@@ -528,7 +528,7 @@ impl Platform {
         let path =
             format!("{APPS}/applications?watch=1&allowWatchBookmarks=true&{selector}&resourceVersion={from}");
         let mut lines = client.lines(&path).await.expect("a watch");
-        let (mut events, mut from) = (0, from);
+        let mut events = 0;
         loop {
             let event = tokio::time::timeout(Duration::from_secs(30), lines.next())
                 .await
@@ -536,14 +536,14 @@ impl Platform {
             let event = event.expect("a whole line").expect("no end");
             let kind = event["type"].as_str().unwrap_or_default();
             assert_ne!(kind, "ERROR", "{event}");
-            from = version(&event["object"]);
+            let version = version(&event["object"]);
             if kind != "BOOKMARK" {
-                seen.push(from);
+                seen.push(version);
                 events += 1;
                 *kinds.entry(kind.to_owned()).or_default() += 1;
             }
-            if enough(events, from) {
-                return from;
+            if enough(events, version) {
+                return version;
             }
         }
     }
