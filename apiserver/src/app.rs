@@ -271,6 +271,17 @@ impl App {
         self.is_ready.set();
     }
 
+    /// Waits a while for all clusters, so that the first namespaces are spread over them. One that is away is not
+    /// waited for any longer.
+    pub(crate) async fn clusters_connected(&self, at_most: Duration) {
+        if tokio::time::timeout(at_most, self.workload.ready())
+            .await
+            .is_err()
+        {
+            tracing::warn!("a cluster does not answer yet; going on without it");
+        }
+    }
+
     /// Whether a cluster answers.
     pub(crate) fn is_reachable(&self, cluster: &str) -> bool {
         self.workload

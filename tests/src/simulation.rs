@@ -192,6 +192,16 @@ async fn simulate(settings: Settings) -> Outcome {
     for store in world.replicas.borrow().iter() {
         store.close();
     }
+    if !world.settings.faults && !world.settings.outages && !late {
+        let suspected: u64 = world
+            .faults
+            .borrow()
+            .iter()
+            .flatten()
+            .map(|faults| faults.suspected())
+            .sum();
+        assert_eq!(suspected, 0, "a healthy member is not suspected");
+    }
     let truth = read_truth(&world).await;
     Outcome {
         history: world.history.take(),

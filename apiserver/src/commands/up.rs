@@ -35,6 +35,8 @@ const SYSTEM_CACHE_BYTES: usize = 4 << 20;
 const SERVER_DAYS: u16 = 90;
 /// How long the administrator's certificate lives, in days; the kubeconfig is rewritten before.
 const ADMIN_DAYS: u16 = 365;
+/// How long a start waits for clusters that do not answer.
+const CLUSTERS_WAIT: Duration = Duration::from_secs(5);
 /// How long the start may take once the backends are there.
 const START: Duration = Duration::from_secs(60);
 /// Names under which a Kubernetes API server is known.
@@ -102,6 +104,7 @@ pub(crate) async fn run(config: Config, wall_clock: WallClock) -> Result<()> {
         result = prepared => result?,
         () = app.signals.shutdown_initiated.signaled() => return app.stopped().await,
     }
+    app.clusters_connected(CLUSTERS_WAIT).await;
     fleet.example_applied = true;
     fleet
         .clusters

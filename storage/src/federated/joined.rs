@@ -315,7 +315,10 @@ impl Joined {
                 if state.clock.is_none_or(|known| known.base < clock.base) {
                     state.clock = Some(clock);
                 }
-                state.unseen_tick.get_or_insert((Instant::now(), clock.base));
+                // The log may have shown it before the answer came.
+                if clock.base > state.log.revision {
+                    state.unseen_tick.get_or_insert((Instant::now(), clock.base));
+                }
                 return Ok((Ticked { clock, moved: true }, members));
             }
             if let Some(clock) = self.observe_clock(&first) {
