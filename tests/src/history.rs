@@ -135,6 +135,8 @@ pub struct Change {
 pub struct Truth {
     /// All changes of objects, in the order of their versions.
     pub changes: Vec<Change>,
-    /// Per backend: revisions of clocks, rising.
+    /// Per backend: epochs and revisions of clocks, rising.
     pub clocks: BTreeMap<u16, Vec<(u64, u64)>>,
+    /// Per namespace: slot, version and value of owner keys (`None`: removed), for people who look for a fault.
+    pub owners: BTreeMap<String, Vec<(u16, ResourceVersion, Option<String>)>>,
 }

@@ -797,6 +797,16 @@ fn read_log(log: &RawLog, slot: u16, truth: &mut Truth) {
             clock = Some((epoch, revision));
             truth.clocks.entry(slot).or_default().push((epoch, revision));
         } else if let Some(namespace) = key.strip_prefix("owner/") {
+            if let Some((epoch, base)) = clock {
+                let version =
+                    ResourceVersion::new(Epoch(epoch), revision - base, Slot(slot)).expect("in range");
+                let value = (!event.deleted).then(|| String::from_utf8_lossy(&event.kv.value).into_owned());
+                truth
+                    .owners
+                    .entry(namespace.to_owned())
+                    .or_default()
+                    .push((slot, version, value));
+            }
             let is_active = !event.deleted && String::from_utf8_lossy(&event.kv.value).contains("\"Active\"");
             active.insert(namespace.to_owned(), is_active);
         } else if let Some(rest) = key.strip_prefix("objects/example.com/things/") {

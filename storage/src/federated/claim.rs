@@ -73,6 +73,14 @@ impl Fleet {
             uid: claim.uid.clone(),
             earlier: Vec::new(),
         };
+        // Whoever owned the name before wrote below this round; what is written here is above it, even if this backend was
+        // away when the name was given up (seed 905).
+        let snapshot = self.rounds.snapshot().await?;
+        snapshot
+            .cuts
+            .get(&claim.slot)
+            .cloned()
+            .unwrap_or_else(|| Err(joined.unavailable("no cut")))?;
         for _ in 0..SWAP_TRIES_MAX {
             let Some(current) = self.read_owner(joined, &claim.domain).await? else {
                 return Err(Error::Conflict(None));

@@ -142,11 +142,12 @@ impl Fleet {
                 until: Some(until),
             });
         }
+        // An older home whose removal its log does not show yet comes first (seed 915).
         let owners = self.backends.iter().filter_map(|joined| {
             let generation = joined.state.lock().log.owners.owner(domain)?.record.generation;
             Some((generation, joined))
         });
-        let (_, joined) = owners.max_by_key(|(generation, _)| *generation)?;
+        let (_, joined) = owners.min_by_key(|(generation, _)| *generation)?;
         Some(Home {
             joined: joined.clone(),
             until: None,

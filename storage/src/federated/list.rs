@@ -294,21 +294,35 @@ impl Fleet {
         };
         self.check_not_forgotten(rv)?;
         // Its home at that version may be another one than its home now.
-        let home = self.home_after(domain, rv).map(|home| home.joined).or(located);
-        let mut parts = Vec::new();
-        if let Some(joined) = home {
+        for _ in 0..ROUTE_TRIES_MAX {
+            let home = self.home_after(domain, rv).map(|home| home.joined);
+            let Some(joined) = home.clone().or_else(|| located.clone()) else {
+                return Ok(View {
+                    resource_version: rv,
+                    parts: Vec::new(),
+                    missing: Vec::new(),
+                });
+            };
             let at = self.position(&joined, rv).await?;
-            parts.push(Part {
-                joined,
-                at,
-                first: None,
-            });
+            // Its log is now past the version: has the domain left it before?
+            let still = self.home_after(domain, rv).map(|home| home.joined);
+            if still.as_ref().map(|j| j.slot()) == home.map(|j| j.slot()) {
+                let part = Part {
+                    joined,
+                    at,
+                    first: None,
+                };
+                return Ok(View {
+                    resource_version: rv,
+                    parts: vec![part],
+                    missing: Vec::new(),
+                });
+            }
         }
-        Ok(View {
-            resource_version: rv,
-            parts,
-            missing: Vec::new(),
-        })
+        Err(Error::Deadline(format!(
+            "the owner of {} keeps changing",
+            domain.placement_name()
+        )))
     }
 
     /// Where a domain lived since `rv` is known only as far back as every log is retained.
