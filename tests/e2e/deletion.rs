@@ -100,6 +100,60 @@ fn a_deleted_crd_takes_its_objects_and_comes_back_empty() {
     let _ = kubectl.eventually(&["get", "apps", "-A"], |out| out.contains("No resources found"));
 }
 
+const REGIONS: &str = r#"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: regions.geo.example.com}
+spec:
+  group: geo.example.com
+  scope: Cluster
+  names: {plural: regions, singular: region, kind: Region, listKind: RegionList}
+  versions:
+  - {name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
+"#;
+
+#[test]
+fn a_kind_without_namespaces_has_a_home_and_gives_it_up() {
+    let (_server, kubectl) = server();
+    let region = "{apiVersion: geo.example.com/v1, kind: Region, metadata: {name: north}}";
+    let established = [
+        "wait",
+        "--for=condition=Established",
+        "crd/regions.geo.example.com",
+        "--timeout=10s",
+    ];
+    for _ in 0..2 {
+        let _ = kubectl.ok_with(&["create", "-f", "-"], REGIONS);
+        let _ = kubectl.ok(&established);
+        let _ = kubectl.eventually(&["get", "regions"], |out| out.contains("No resources found"));
+        let _ = kubectl.ok_with(&["create", "-f", "-"], region);
+        let placements = kubectl.ok(&["get", "namespaceplacements", "-o", "name"]);
+        assert!(placements.contains("regions.geo.example.com"), "{placements}");
+        let _ = kubectl.ok(&["delete", "crd", "regions.geo.example.com", "--timeout=60s"]);
+        let placements = kubectl.ok(&["get", "namespaceplacements", "-o", "name"]);
+        assert!(!placements.contains("regions.geo.example.com"), "{placements}");
+    }
+}
+
+#[test]
+fn what_the_server_needs_itself_stays() {
+    let (_server, kubectl) = server();
+    let refused = kubectl.fails(&["delete", "namespace", "default"], "");
+    assert!(
+        refused.contains(r#"namespaces "default" is forbidden: this namespace may not be deleted"#),
+        "{refused}"
+    );
+    // The description of a kind of ours comes back, and its objects never left.
+    let _ = kubectl.ok(&["delete", "crd", "workloadclusters.outrigger.dev", "--timeout=60s"]);
+    let clusters = kubectl.eventually(&["get", "workloadclusters"], |out| {
+        out.matches("True").count() == 3
+    });
+    assert!(clusters.contains("cluster-3"), "{clusters}");
+    let _ = kubectl.eventually(&["get", "crd", "workloadclusters.outrigger.dev"], |out| {
+        !out.contains("NotFound")
+    });
+}
+
 /// An owner with two dependents in a namespace.
 fn family(kubectl: &Kubectl) {
     let _ = kubectl.ok_with(&["create", "-f", "-"], &app("team", "owner", ""));

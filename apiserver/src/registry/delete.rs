@@ -6,12 +6,16 @@
 use super::object_meta::{self, metadata_mut, text};
 use super::{Answer, Registry, RequestScope, Unstructured, finalizers, strategy, value_of};
 use crate::request::options::DeleteOptions;
+use crate::resources::definition::Builtin;
 use crate::status::{ApiError, GroupResource};
 use outrigger_storage::{Error, Object};
 use serde_json::{Value, json};
 
 /// How often a delete starts again because somebody else wrote in between.
 const DELETE_TRIES_MAX: usize = 64;
+
+/// Namespaces that are always there, as kube-apiserver's admission has it.
+const IMMORTAL_NAMESPACES: [&str; 3] = ["default", "kube-public", "kube-system"];
 
 /// What became of an object.
 #[derive(Debug, Clone)]
@@ -37,6 +41,11 @@ impl Registry {
     /// # Errors
     /// 404, 409 when a precondition does not hold, and the store's.
     pub async fn delete(&self, scope: &RequestScope, options: &DeleteOptions) -> Result<Deleted, ApiError> {
+        let is_namespace = scope.definition.builtin == Some(Builtin::Namespace);
+        if is_namespace && IMMORTAL_NAMESPACES.contains(&scope.name.as_str()) {
+            let cause = "this namespace may not be deleted";
+            return Err(ApiError::forbidden(scope.group_resource(), &scope.name, cause));
+        }
         let store = self.store(&scope.definition);
         let mut current = self.current(scope).await?;
         for _ in 0..DELETE_TRIES_MAX {
