@@ -480,7 +480,7 @@ impl FederatedStore {
     /// Who owns a domain, by the routing cache (no I/O). `None`: not known here.
     #[must_use]
     pub fn owner(&self, domain: &Domain) -> Option<Owner> {
-        let (joined, entry) = self.fleet.route(domain)?;
+        let (joined, entry) = self.fleet.route(domain).or_else(|| self.fleet.claimed(domain))?;
         Some(Owner {
             slot: joined.slot(),
             cluster: joined.member.name.clone(),
@@ -497,6 +497,15 @@ impl FederatedStore {
     /// `Conflict(None)` when the backend has another owner key already, `Unavailable`.
     pub async fn begin_claim(&self, claim: &Claim) -> Result<Claiming, Error> {
         self.fleet.begin_claim(claim).await
+    }
+
+    /// The first step of a claim that the placement has confirmed already, for whoever finishes what another replica
+    /// began. It never writes: a confirmed claim whose owner key is gone was released, or its backend was wiped.
+    ///
+    /// # Errors
+    /// `Conflict(None)` when the backend does not hold this claim, `Unavailable`.
+    pub async fn resume_claim(&self, claim: &Claim) -> Result<Claiming, Error> {
+        self.fleet.resume_claim(claim).await
     }
 
     /// Last step of a claim, after the placement names the cluster: `Claiming` becomes `Active`. Writes work afterwards.

@@ -122,6 +122,8 @@ pub(crate) struct OwnerLog {
 /// An owner key went away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Removal {
+    /// The generation of the owner that went away; 0 if that is compacted.
+    pub(crate) generation: u64,
     /// Where it stands in the one order.
     pub(crate) version: ResourceVersion,
     /// Where it stands in the backend's log.

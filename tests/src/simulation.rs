@@ -394,9 +394,12 @@ async fn place(world: &Shared, store: &FederatedStore, name: &str, random: &mut 
         generation: placement.generation,
         slot: placement.slot,
     };
-    let Ok(claiming) = store.begin_claim(&claim).await else {
-        return;
+    // A confirmed claim is finished, never begun again: its owner key may be gone because it was released.
+    let claiming = match placement.confirmed {
+        true => store.resume_claim(&claim).await,
+        false => store.begin_claim(&claim).await,
     };
+    let Ok(claiming) = claiming else { return };
     pause(random, 10).await;
     {
         let mut placements = world.placements.borrow_mut();

@@ -122,7 +122,11 @@ impl Placement {
         value: Unstructured,
         confirmed: bool,
     ) -> Result<(), ApiError> {
-        let claiming = match self.workload.begin_claim(claim).await {
+        let begun = match confirmed {
+            true => self.workload.resume_claim(claim).await,
+            false => self.workload.begin_claim(claim).await,
+        };
+        let claiming = match begun {
             Err(Error::Conflict(_)) => return Ok(()),
             other => other.map_err(about)?,
         };

@@ -62,6 +62,21 @@ impl Fleet {
         Err(Error::Conflict(None))
     }
 
+    pub(crate) async fn resume_claim(&self, claim: &Claim) -> Result<Claiming, Error> {
+        let joined = self
+            .by_slot(claim.slot)
+            .ok_or_else(|| Error::Internal(format!("no backend has slot {}", claim.slot.0)))?;
+        match self.read_owner(joined, &claim.domain).await? {
+            Some(entry) if entry.record.uid == claim.uid && entry.record.generation == claim.generation => {
+                Ok(Claiming {
+                    claim: claim.clone(),
+                    revision: entry.revision,
+                })
+            }
+            _ => Err(Error::Conflict(None)),
+        }
+    }
+
     pub(crate) async fn activate(&self, claiming: &Claiming) -> Result<(), Error> {
         let claim = &claiming.claim;
         let joined = self

@@ -386,6 +386,7 @@ impl Fleet {
                 log.remove_in_the_past(
                     domain,
                     Removal {
+                        generation: generation_before(&event),
                         version: joined.resource_version(clock, revision)?,
                         revision,
                     },
@@ -535,15 +536,28 @@ fn take_event(state: &mut State, slot: Slot, event: BackendEvent) -> Result<Take
                 let version = clock
                     .resource_version(revision, slot)
                     .ok_or("a revision is out of reach of the clock")?;
-                state
-                    .log
-                    .owners
-                    .remove(domain.clone(), Removal { version, revision });
+                state.log.owners.remove(
+                    domain.clone(),
+                    Removal {
+                        generation: generation_before(&event),
+                        version,
+                        revision,
+                    },
+                );
             }
         }
         state.owners.observe(domain, revision, record);
     }
     Ok(Taken::Nothing)
+}
+
+/// The generation of the owner that a removal took away; 0, the oldest, if that is compacted.
+fn generation_before(event: &BackendEvent) -> u64 {
+    let before = event
+        .prev
+        .as_ref()
+        .and_then(|prev| OwnerRecord::decode(&prev.value).ok());
+    before.map_or(0, |record| record.generation)
 }
 
 /// The smallest key above `key`.

@@ -130,27 +130,33 @@ impl Fleet {
         owners.max_by_key(|(_, entry)| entry.record.generation)
     }
 
+    /// Who has claimed `domain` without being its owner yet.
+    pub(crate) fn claimed(&self, domain: &Domain) -> Option<(&Arc<Joined>, OwnerEntry)> {
+        let claim = |joined| Some((joined, Joined::claim(joined, domain)?));
+        self.backends
+            .iter()
+            .filter_map(claim)
+            .max_by_key(|(_, entry)| entry.record.generation)
+    }
+
     /// Where the changes of `domain` above `version` begin, by what the logs have shown.
     pub(crate) fn home_after(&self, domain: &Domain, version: ResourceVersion) -> Option<Home> {
-        let left = self.backends.iter().filter_map(|joined| {
-            let removal = joined.state.lock().log.owners.removal_after(domain, version)?;
-            Some((removal, joined))
+        let homes = self.backends.iter().filter_map(|joined| {
+            let state = joined.state.lock();
+            let removal = state.log.owners.removal_after(domain, version);
+            let owner = state
+                .log
+                .owners
+                .owner(domain)
+                .map(|entry| entry.record.generation);
+            let generation = removal.map(|removal| removal.generation).or(owner)?;
+            Some((generation, removal, joined))
         });
-        if let Some((until, joined)) = left.min_by_key(|(removal, _)| *removal) {
-            return Some(Home {
-                joined: joined.clone(),
-                until: Some(until),
-            });
-        }
-        // An older home whose removal its log does not show yet comes first (seed 915).
-        let owners = self.backends.iter().filter_map(|joined| {
-            let generation = joined.state.lock().log.owners.owner(domain)?.record.generation;
-            Some((generation, joined))
-        });
-        let (_, joined) = owners.min_by_key(|(generation, _)| *generation)?;
+        // The oldest home first, and an older one whose removal its log does not show yet before a newer one (seed 915).
+        let (_, until, joined) = homes.min_by_key(|(generation, _, _)| *generation)?;
         Some(Home {
             joined: joined.clone(),
-            until: None,
+            until,
         })
     }
 

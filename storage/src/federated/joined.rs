@@ -359,7 +359,7 @@ impl Joined {
             start,
             end,
             start_revision: from,
-            prev_kv: false,
+            prev_kv: true,
             until: Some(until),
         };
         let read = async {
@@ -405,6 +405,16 @@ impl Joined {
                 "revision {revision} is out of reach of the clock {clock:?}"
             ))
         })
+    }
+
+    /// The claim of `domain` here that is not confirmed.
+    pub(crate) fn claim(self: &Arc<Self>, domain: &Domain) -> Option<OwnerEntry> {
+        self.state
+            .lock()
+            .owners
+            .get(domain)
+            .filter(|entry| !entry.record.counts())
+            .cloned()
     }
 
     /// The owner of `domain` here, if it counts.
