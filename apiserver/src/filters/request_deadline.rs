@@ -16,6 +16,11 @@ use tokio::time::{Instant, timeout_at};
 #[derive(Debug, Clone, Copy)]
 pub struct RequestTimeout(pub Duration);
 
+/// How long the body of a list may take, unless the client has set a limit: half of what history is kept for, so that the
+/// snapshot is still there. Upstream holds the whole answer in memory and cuts it at the request's timeout; ours comes
+/// from the clusters as the client reads it, and a large one takes its time.
+const LIST_BODY: Duration = Duration::from_secs(300);
+
 /// Gives the request a deadline.
 pub async fn request_deadline(
     State(RequestTimeout(max)): State<RequestTimeout>,
@@ -34,9 +39,15 @@ pub async fn request_deadline(
         Err(error) => return error.into_response(),
     };
     let deadline = Instant::now() + timeout;
+    let lists = info.is_resource_request && info.verb == "list" && timeout == max;
+    let body_deadline = if lists {
+        Instant::now() + max.max(LIST_BODY)
+    } else {
+        deadline
+    };
     request.extensions_mut().insert(Deadline(deadline));
     match timeout_at(deadline, next.run(request)).await {
-        Ok(response) => end_at(response, deadline),
+        Ok(response) => end_at(response, body_deadline),
         Err(_) => {
             ApiError::timeout("request did not complete within the allotted timeout", 0).into_response()
         }
