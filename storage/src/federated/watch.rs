@@ -124,6 +124,8 @@ impl Fleet {
                 watching.state = State::Following(watching.source_after(rv).await?);
             }
         }
+        // What is there already and not released yet was written before anybody watched.
+        self.request_round_for_watches();
         Ok(watching)
     }
 }
