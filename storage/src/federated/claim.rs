@@ -91,11 +91,7 @@ impl Fleet {
         // Whoever owned the name before wrote below this round; what is written here is above it, even if this backend was
         // away when the name was given up (seed 905).
         let snapshot = self.rounds.snapshot().await?;
-        snapshot
-            .cuts
-            .get(&claim.slot)
-            .cloned()
-            .unwrap_or_else(|| Err(joined.unavailable("no cut")))?;
+        snapshot.cut(joined)?;
         for _ in 0..SWAP_TRIES_MAX {
             let Some(current) = self.read_owner(joined, &claim.domain).await? else {
                 return Err(Error::Conflict(None));
@@ -126,16 +122,12 @@ impl Fleet {
         for joined in &owners {
             self.release_on(joined, domain, uid).await?;
         }
-        // Whoever claims the name next is above everything that this owner ever wrote. A backend that is away is ticked
-        // above all others before it takes anything again.
+        // Whoever claims the name next is above everything that this owner ever wrote. A backend that is away
+        // now takes part in a round when it is claimed.
         let snapshot = self.rounds.snapshot().await?;
-        let failed = |joined: &&Arc<Joined>| {
-            snapshot
-                .cuts
-                .get(&joined.slot())
-                .and_then(|cut| cut.as_ref().err().cloned())
-        };
-        owners.iter().find_map(failed).map_or(Ok(()), Err)
+        owners
+            .iter()
+            .try_for_each(|joined| snapshot.cut(joined).map(drop))
     }
 
     async fn release_on(&self, joined: &Arc<Joined>, domain: &Domain, uid: &str) -> Result<(), Error> {

@@ -63,6 +63,12 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
+    /// The cut of one backend, or why it is not known.
+    pub(crate) fn cut(&self, joined: &Joined) -> Result<Revision, Error> {
+        let cut = self.cuts.get(&joined.slot()).cloned();
+        cut.unwrap_or_else(|| Err(joined.unavailable("no cut")))
+    }
+
     pub(crate) fn resource_version(&self) -> ResourceVersion {
         ResourceVersion::cut(self.epoch)
     }

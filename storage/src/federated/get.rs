@@ -121,12 +121,7 @@ impl Fleet {
         domain: &Domain,
         snapshot: &Snapshot,
     ) -> Result<Option<OwnerEntry>, Error> {
-        let at = snapshot
-            .cuts
-            .get(&joined.slot())
-            .cloned()
-            .unwrap_or_else(|| Err(joined.unavailable("no cut")))?
-            - 1;
+        let at = snapshot.cut(joined)? - 1;
         let answer = joined
             .call(Txn::read([Range::key(domain.owner_key()).at(at)]))
             .await

@@ -515,8 +515,7 @@ impl Fleet {
                 }
                 Position::NeedsTick => {
                     let snapshot = self.rounds.snapshot().await?;
-                    let cut = snapshot.cuts.get(&joined.slot()).cloned();
-                    cut.unwrap_or_else(|| Err(joined.unavailable("no cut")))?;
+                    snapshot.cut(joined)?;
                     self.cut_from_log(joined, snapshot.epoch).await?;
                 }
             }
