@@ -119,14 +119,7 @@ impl Cursor {
 
     fn entry(&self, event: BackendEvent) -> Result<LogEntry, Error> {
         let revision = event.kv.mod_revision;
-        let clock = self
-            .joined
-            .state
-            .lock()
-            .log
-            .ticks
-            .in_force_at(revision)
-            .ok_or_else(|| self.expired())?;
+        let clock = self.joined.clock_at(revision).ok_or_else(|| self.expired())?;
         let key = event.kv.key.clone();
         let now = (!event.deleted).then_some(event.kv);
         Ok(LogEntry {
@@ -147,10 +140,6 @@ impl Cursor {
     }
 
     fn expired(&self) -> Error {
-        let clock = self.joined.state.lock().log.ticks.in_force_at(self.position);
-        let requested = clock.and_then(|clock| clock.resource_version(self.position, self.joined.slot()));
-        Error::Expired {
-            requested: requested.unwrap_or(ResourceVersion::cut(crate::Epoch(0))),
-        }
+        self.joined.expired_at(self.position)
     }
 }

@@ -249,6 +249,20 @@ impl Joined {
         })
     }
 
+    /// The clock that was in force at a revision, if its tick is remembered.
+    pub(crate) fn clock_at(&self, revision: Revision) -> Option<Clock> {
+        self.state.lock().log.ticks.in_force_at(revision)
+    }
+
+    /// The history at `revision` is gone.
+    pub(crate) fn expired_at(&self, revision: Revision) -> Error {
+        let clock = self.clock_at(revision);
+        let requested = clock.and_then(|clock| clock.resource_version(revision, self.slot()));
+        Error::Expired {
+            requested: requested.unwrap_or(ResourceVersion::cut(Epoch(0))),
+        }
+    }
+
     /// The clock that may be used for a write now; `None`: it has to be verified, or ticked, first.
     fn usable_clock(&self) -> Option<Clock> {
         let state = self.state.lock();

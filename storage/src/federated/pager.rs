@@ -260,14 +260,7 @@ impl Pager {
 
     fn failed(&self, error: BackendError) -> Error {
         match error {
-            BackendError::Compacted { .. } => {
-                let clock = self.joined.state.lock().log.ticks.in_force_at(self.at);
-                let requested = clock.and_then(|clock| clock.resource_version(self.at, self.joined.slot()));
-                requested.map_or_else(
-                    || self.joined.unavailable("its history is compacted"),
-                    |requested| Error::Expired { requested },
-                )
-            }
+            BackendError::Compacted { .. } => self.joined.expired_at(self.at),
             error => self.joined.error(error),
         }
     }
