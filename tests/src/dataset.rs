@@ -102,7 +102,7 @@ fn application(seed: u64, namespace: &str, number: usize) -> Value {
             .map(|_| char::from(rng.random_range(b'a'..=b'z')))
             .collect()
     };
-    let variables = rng.random_range(12..30);
+    let variables = rng.random_range(18..34);
     let env: Vec<Value> = (0..variables)
         .map(|i| {
             let length = rng.random_range(20..90);
@@ -168,12 +168,12 @@ mod tests {
         let data = Dataset::new(7, 690, 29_000);
         let sizes: Vec<usize> = data
             .applications()
-            .step_by(97)
+            .step_by(7)
             .map(|(ns, i)| data.application(ns, i).to_string().len())
             .collect();
         let (least, most) = (sizes.iter().min(), sizes.iter().max());
         assert!(
-            least.is_some_and(|n| *n >= 1700) && most.is_some_and(|n| *n <= 4096),
+            least.is_some_and(|n| *n >= 2000) && most.is_some_and(|n| *n <= 4096),
             "{least:?} to {most:?}"
         );
         assert_eq!(

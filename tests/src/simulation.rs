@@ -45,8 +45,12 @@ pub struct Settings {
     pub duration: Duration,
     /// Round trip of each replica to each backend.
     pub round_trip: Duration,
-    /// Whether the network loses and repeats things.
-    pub faults: bool,
+    /// How far the wall clocks of the replicas are apart.
+    pub clock_skew_max: Duration,
+    /// Clients that list all the time.
+    pub listers: u64,
+    /// What the network does to what is sent.
+    pub network: Network,
     /// Whether whole backends go away for a while.
     pub outages: bool,
     /// Whether history is compacted soon.
@@ -71,7 +75,14 @@ impl Settings {
             replicas: random.random_range(1..=3),
             duration: Duration::from_secs(random.random_range(3..=6)),
             round_trip: Duration::from_millis(round_trips[random.random_range(0..round_trips.len())]),
-            faults: random.random_bool(0.6),
+            listers: random.random_range(1..=3),
+            clock_skew_max: Duration::from_millis([0, 200, 200, 2000][random.random_range(0..4)]),
+            network: match random.random_range(0..10) {
+                0..4 => Network::Good,
+                4..8 => Network::Lossy,
+                8 => Network::LateWrites,
+                _ => Network::LateWatches,
+            },
             outages: random.random_bool(0.4),
             compaction: random.random_bool(0.2),
             releases: random.random_bool(0.4),
@@ -81,6 +92,19 @@ impl Settings {
     }
 }
 
+/// What the network does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// It delivers.
+    Good,
+    /// It loses, delays and repeats requests, answers and watch batches.
+    Lossy,
+    /// Requests are carried out seconds after the caller was told that nobody answers.
+    LateWrites,
+    /// Watches are late by up to one and a half seconds.
+    LateWatches,
+}
+
 /// What a run leaves behind.
 #[derive(Debug)]
 pub struct Outcome {
@@ -88,6 +112,8 @@ pub struct Outcome {
     pub history: History,
     /// What the backends hold.
     pub truth: Truth,
+    /// Whether everybody ended once the faults were healed.
+    pub rested: bool,
 }
 
 /// The placement authority: what the control plane's compare-and-swap is in a real fleet.
@@ -123,7 +149,7 @@ type Shared = Rc<World>;
 /// Runs a seed.
 ///
 /// # Panics
-/// When the run itself cannot be set up, or does not come to rest.
+/// When the run itself cannot be set up, or a client panics.
 #[must_use]
 pub fn run(settings: Settings) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -167,7 +193,9 @@ async fn simulate(settings: Settings) -> Outcome {
         actors.push(tokio::task::spawn_local(writer(world.clone(), actor(n))));
     }
     actors.push(tokio::task::spawn_local(reader(world.clone(), actor(10))));
-    actors.push(tokio::task::spawn_local(lister(world.clone(), actor(11))));
+    for n in 0..world.settings.listers {
+        actors.push(tokio::task::spawn_local(lister(world.clone(), actor(11 + n))));
+    }
     for n in 0..4 {
         actors.push(tokio::task::spawn_local(watcher(world.clone(), actor(20 + n))));
     }
@@ -182,17 +210,16 @@ async fn simulate(settings: Settings) -> Outcome {
     tokio::time::sleep_until(world.start + world.settings.duration).await;
     world.writing.set(false);
     let rest = async {
-        for actor in actors {
+        for actor in &mut actors {
             actor.await.expect("an actor does not panic");
         }
     };
-    tokio::time::timeout(REST, rest)
-        .await
-        .expect("the run comes to rest");
+    let rested = tokio::time::timeout(REST, rest).await.is_ok();
+    actors.iter().for_each(tokio::task::JoinHandle::abort);
     for store in world.replicas.borrow().iter() {
         store.close();
     }
-    if !world.settings.faults && !world.settings.outages && !late {
+    if world.settings.network == Network::Good && !world.settings.outages && !late {
         let suspected: u64 = world
             .faults
             .borrow()
@@ -206,6 +233,7 @@ async fn simulate(settings: Settings) -> Outcome {
     Outcome {
         history: world.history.take(),
         truth,
+        rested,
     }
 }
 
@@ -242,7 +270,7 @@ async fn start_replica(world: &Shared, replica: usize, while_away: bool) {
             healed.outage(Outage::None);
         });
     }
-    let skew = random.random_range(0..200);
+    let skew = random.random_range(0..=settings.clock_skew_max.as_millis() as u64);
     let start = world.start;
     let wall_clock = Arc::new(move || WALL_START_MILLIS + skew + start.elapsed().as_millis() as u64);
     let mut config = StoreConfig::new("simulated", Routing::Owned, wall_clock, seed);
@@ -697,25 +725,17 @@ async fn disturber(world: Shared, mut random: StdRng) {
             let of_replica = &faults[random.random_range(0..faults.len())];
             of_replica[random.random_range(0..of_replica.len())].clone()
         };
-        if world.settings.faults {
-            let p = |random: &mut StdRng| {
-                if random.random_bool(0.3) {
-                    random.random_range(0.0..0.15)
-                } else {
-                    0.0
-                }
-            };
-            faults.set(|s| {
-                s.drop_request = p(&mut random);
-                s.drop_answer = p(&mut random);
-                s.execute_late = p(&mut random);
-                s.late_by = Duration::from_secs(3);
-                s.execute_twice = p(&mut random);
-                s.watch_delay = Duration::from_millis(random.random_range(0..80));
-                s.watch_stall = p(&mut random) / 5.0;
-                s.watch_stall_for = Duration::from_secs(3);
-                s.watch_cut = p(&mut random) / 3.0;
-            });
+        match world.settings.network {
+            Network::Good => {}
+            Network::Lossy => lose(&faults, &mut random),
+            Network::LateWrites => faults.set(|s| {
+                s.timeout = s.round_trip * 2 + Duration::from_millis(20);
+                s.execute_late = random.random_range(0.0..0.3);
+                s.late_by = Duration::from_millis(300);
+            }),
+            Network::LateWatches => faults.set(|s| {
+                s.watch_delay = Duration::from_millis(random.random_range(0..1500));
+            }),
         }
         if world.settings.outages && random.random_bool(0.3) {
             let outages = [Outage::Down, Outage::Partitioned, Outage::Writes, Outage::Watches];
@@ -727,6 +747,28 @@ async fn disturber(world: Shared, mut random: StdRng) {
     for faults in world.faults.borrow().iter().flatten() {
         faults.heal();
     }
+}
+
+/// A little of everything.
+fn lose(faults: &Faults, random: &mut StdRng) {
+    let p = |random: &mut StdRng| {
+        if random.random_bool(0.3) {
+            random.random_range(0.0..0.15)
+        } else {
+            0.0
+        }
+    };
+    faults.set(|s| {
+        s.drop_request = p(random);
+        s.drop_answer = p(random);
+        s.execute_late = p(random);
+        s.late_by = Duration::from_secs(3);
+        s.execute_twice = p(random);
+        s.watch_delay = Duration::from_millis(random.random_range(0..80));
+        s.watch_stall = p(random) / 5.0;
+        s.watch_stall_for = Duration::from_secs(3);
+        s.watch_cut = p(random) / 3.0;
+    });
 }
 
 /// Follows the log of one backend from its beginning, before anything of it can be compacted.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A broken promise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// `I1` to `I7`.
+    /// `I1` to `I7`, or `rest`: everybody ends once nothing is in the way.
     pub promise: &'static str,
     /// What was seen.
     pub what: String,
