@@ -1,0 +1,169 @@
+//! What a run consists of: backends, replicas, the placement authority, and the small helpers of all actors.
+
+use super::Settings;
+use super::truth::RawLog;
+use crate::history::{History, Nanos, ObjectName};
+use outrigger_storage::backend::embedded::EmbeddedBackend;
+use outrigger_storage::federated::{Extent, Member, Routing, Scope, StoreConfig};
+use outrigger_storage::key::{Key, Resource};
+use outrigger_storage::testing::faulty_backend::{Faults, FaultyBackend, Outage};
+use outrigger_storage::{FederatedStore, Object, SealedObject, Slot};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// 2026-06-01, in milliseconds since 1970: where the wall clocks of a run start.
+const WALL_START_MILLIS: u64 = 1_780_272_000_000;
+
+/// The placement authority: what the control plane's compare-and-swap is in a real fleet.
+#[derive(Default)]
+pub(super) struct Placements {
+    pub(super) by_name: BTreeMap<String, Placement>,
+    pub(super) next: u64,
+}
+
+#[derive(Clone)]
+pub(super) struct Placement {
+    pub(super) uid: String,
+    pub(super) slot: Slot,
+    pub(super) generation: u64,
+    pub(super) confirmed: bool,
+}
+
+pub(super) struct World {
+    pub(super) settings: Settings,
+    pub(super) start: Instant,
+    pub(super) backends: Vec<Arc<EmbeddedBackend>>,
+    pub(super) logs: Vec<Rc<RefCell<RawLog>>>,
+    pub(super) replicas: RefCell<Vec<FederatedStore>>,
+    pub(super) faults: RefCell<Vec<Vec<Arc<Faults>>>>,
+    pub(super) placements: RefCell<Placements>,
+    pub(super) history: RefCell<History>,
+    pub(super) next_tag: Cell<u64>,
+    pub(super) writing: Cell<bool>,
+}
+
+pub(super) type Shared = Rc<World>;
+pub(super) async fn start_replica(world: &Shared, replica: usize, while_away: bool) {
+    let settings = &world.settings;
+    let seed = settings.seed.wrapping_mul(31).wrapping_add(replica as u64);
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut members = Vec::new();
+    let mut faults = Vec::new();
+    for (i, backend) in world.backends.iter().enumerate() {
+        let (faulty, control) = FaultyBackend::new(backend.clone(), random.random());
+        control.set(|s| {
+            s.round_trip = settings.round_trip;
+            s.jitter = settings.round_trip / 4;
+            s.timeout = Duration::from_secs(1) + settings.round_trip * 4;
+        });
+        let slot = Slot(i as u16);
+        let name = format!("cluster-{i}");
+        members.push(Member {
+            slot,
+            uid: format!("uid-{i}"),
+            name,
+            backend: faulty,
+            exclusive: settings.compaction,
+        });
+        faults.push(control);
+    }
+    if while_away {
+        let away = random.random_range(0..faults.len());
+        faults[away].outage(Outage::Partitioned);
+        let healed = faults[away].clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            healed.outage(Outage::None);
+        });
+    }
+    let skew = random.random_range(0..=settings.clock_skew_max.as_millis() as u64);
+    let start = world.start;
+    let wall_clock = Arc::new(move || WALL_START_MILLIS + skew + start.elapsed().as_millis() as u64);
+    let mut config = StoreConfig::new("simulated", Routing::Owned, wall_clock, seed);
+    config.write_deadline = Duration::from_secs(8);
+    // Small, so that watches fall off the ring and read history.
+    config.ring_bytes_max = 24 * 1024;
+    if settings.compaction {
+        config.retention = Duration::from_secs(1);
+        config.compact_every = Duration::from_millis(700);
+    }
+    config.broken = settings.broken;
+    let (store, tasks) = FederatedStore::open(config, members)
+        .await
+        .expect("backends are ours");
+    for task in tasks {
+        tokio::task::spawn_local(task.run);
+    }
+    world.replicas.borrow_mut().push(store);
+    world.faults.borrow_mut().push(faults);
+}
+
+impl World {
+    pub(super) fn now(&self) -> Nanos {
+        self.start.elapsed().as_nanos() as Nanos
+    }
+
+    pub(super) fn store(&self, random: &mut StdRng) -> FederatedStore {
+        let replicas = self.replicas.borrow();
+        replicas[random.random_range(0..replicas.len())].clone()
+    }
+
+    pub(super) fn tag(&self) -> u64 {
+        self.next_tag.set(self.next_tag.get() + 1);
+        self.next_tag.get()
+    }
+}
+
+pub(super) fn resource() -> Resource {
+    Resource::new("example.com", "things")
+}
+
+pub(super) fn key_of(object: &ObjectName) -> Key {
+    Key::new(resource(), &object.0, &object.1)
+}
+
+pub(super) fn scope(namespace: Option<&str>) -> Scope {
+    Scope {
+        resource: resource(),
+        extent: namespace.map_or(Extent::AllNamespaces, |ns| Extent::Namespace(ns.into())),
+    }
+}
+
+/// Few names, so that clients meet; `a-b` sorts before `a` as a key and after it in a list.
+pub(super) fn any_object(random: &mut StdRng) -> ObjectName {
+    (any_namespace(random), format!("o{}", random.random_range(0..5)))
+}
+
+pub(super) fn any_namespace(random: &mut StdRng) -> String {
+    ["a", "a-b", "b", "c", "d", "e"][random.random_range(0..6)].to_owned()
+}
+
+pub(super) fn sealed(tag: u64) -> SealedObject {
+    let value = serde_json::json!({
+        "apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"uid": format!("{tag}")},
+        "spec": {"tag": tag, "padding": "x".repeat(200)},
+    });
+    let serde_json::Value::Object(map) = value else {
+        unreachable!("an object")
+    };
+    SealedObject::seal(&map, 0).expect("it has all it needs")
+}
+
+pub(super) fn tag_of_json(json: &[u8]) -> u64 {
+    let value: serde_json::Value = serde_json::from_slice(json).expect("ours");
+    value["spec"]["tag"].as_u64().expect("every object has a tag")
+}
+
+pub(super) fn tag_of(object: &Object) -> u64 {
+    tag_of_json(object.stored_json())
+}
+
+pub(super) async fn pause(random: &mut StdRng, millis_max: u64) {
+    tokio::time::sleep(Duration::from_micros(random.random_range(0..millis_max * 1000))).await;
+}
