@@ -15,6 +15,7 @@ use outrigger_apiserver::controllers::backends::ClusterDescription;
 use outrigger_apiserver::controllers::{backends, definitions, garbage_collector, namespaces};
 use outrigger_apiserver::endpoints::{self, ApiConfig, ApiContext};
 use outrigger_apiserver::metrics::ApiMetrics;
+use outrigger_apiserver::registry::control_plane::stored::StoredControlPlane;
 use outrigger_apiserver::registry::{Registry, RegistryConfig};
 use outrigger_apiserver::request::context::WatchTermination;
 use outrigger_apiserver::resources::ServedResources;
@@ -153,8 +154,14 @@ impl App {
 
         // What is served, and the way of a request to it.
         let (served_sender, served) = watch::channel(Arc::new(definitions::initial()));
+        let control_plane = Arc::new(StoredControlPlane::new(
+            system.clone(),
+            wall_clock.clone(),
+            seed.wrapping_add(4),
+        ));
         let registry = Registry::new(RegistryConfig {
-            system: system.clone(),
+            system: Some(system),
+            control_plane,
             workload: workload.clone(),
             wall_clock: wall_clock.clone(),
             seed: seed.wrapping_add(2),

@@ -8,6 +8,8 @@
 //!
 //! Where objects live, and how many clusters there are, only `placement` and `storage` know.
 
+pub mod control_plane;
+
 pub mod create;
 
 pub mod delete;
@@ -36,6 +38,7 @@ use crate::conversion;
 use crate::request::context::WarningRecorder;
 use crate::resources::definition::{Backing, ResourceDefinition};
 use crate::status::{ApiError, GroupResource};
+use control_plane::ControlPlane;
 use outrigger_storage::federated::{Extent, Scope, WallClock};
 use outrigger_storage::{Error, FederatedStore, Key, Object, SealedObject};
 use parking_lot::Mutex;
@@ -50,8 +53,10 @@ pub type Unstructured = Map<String, Value>;
 
 /// What the registry is built from.
 pub struct RegistryConfig {
-    /// The store of the kinds that the server keeps itself.
-    pub system: FederatedStore,
+    /// The store of the kinds that the server keeps itself; a member of a control plane keeps none.
+    pub system: Option<FederatedStore>,
+    /// Where namespaces and placements are.
+    pub control_plane: Arc<dyn ControlPlane>,
     /// The store of all others: the clusters.
     pub workload: FederatedStore,
     /// Wall time.
@@ -65,7 +70,8 @@ pub struct RegistryConfig {
 pub struct Registry(Arc<Shared>);
 
 struct Shared {
-    system: FederatedStore,
+    system: Option<FederatedStore>,
+    control_plane: Arc<dyn ControlPlane>,
     workload: FederatedStore,
     placement: Placement,
     wall_clock: WallClock,
@@ -205,14 +211,16 @@ impl Registry {
     pub fn new(config: RegistryConfig) -> Self {
         let RegistryConfig {
             system,
+            control_plane,
             workload,
             wall_clock,
             seed,
         } = config;
-        let placement = Placement::new(system.clone(), workload.clone(), wall_clock.clone(), seed);
+        let placement = Placement::new(control_plane.clone(), workload.clone());
         let rng = Mutex::new(StdRng::seed_from_u64(seed));
         Self(Arc::new(Shared {
             system,
+            control_plane,
             workload,
             placement,
             wall_clock,
@@ -220,10 +228,12 @@ impl Registry {
         }))
     }
 
-    fn store(&self, definition: &ResourceDefinition) -> &FederatedStore {
+    fn store(&self, definition: &ResourceDefinition) -> Result<&FederatedStore, ApiError> {
         match definition.backing {
-            Backing::System => &self.0.system,
-            Backing::Distributed => &self.0.workload,
+            Backing::System => self.0.system.as_ref().ok_or_else(|| {
+                ApiError::internal(format!("{} are the control plane's", definition.group_resource()))
+            }),
+            Backing::Distributed => Ok(&self.0.workload),
         }
     }
 

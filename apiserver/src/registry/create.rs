@@ -3,7 +3,8 @@
 use super::names::{self, GENERATE_TRIES_MAX};
 use super::object_meta::{self, metadata_mut, text};
 use super::{Answer, Registry, RequestScope, Unstructured, strategy};
-use crate::registry::read::is_terminating;
+use crate::registry::placement::Placed;
+use crate::registry::read::{is_terminating, namespace_not_found};
 use crate::resources::field;
 use crate::status::{ApiError, StatusCause};
 use outrigger_storage::{Error, Key, Object, SealedObject};
@@ -107,17 +108,17 @@ impl Registry {
         sealed: &SealedObject,
         uid: &str,
     ) -> Result<Result<Object, Box<Object>>, ApiError> {
-        let store = self.store(&scope.definition);
+        let store = self.store(&scope.definition)?;
         for attempt in 0..PLACEMENT_TRIES_MAX {
             match store.create(key, sealed).await {
                 Ok(object) => return Ok(Ok(object)),
                 Err(Error::AlreadyExists(existing)) => return Ok(Err(existing)),
                 Err(Error::Unplaced(_) | Error::OwnerUnknown { .. }) => {
-                    self.0
-                        .placement
-                        .place(&key.domain(), uid, attempt)
-                        .await
-                        .map_err(|e| e.about(scope.group_resource(), &key.name))?;
+                    let placed = self.0.placement.place(&key.domain(), uid, attempt).await;
+                    match placed.map_err(|e| e.about(scope.group_resource(), &key.name))? {
+                        Placed::TryAgain => {}
+                        Placed::Gone => return Err(self.namespace_went(scope, &key.name).await),
+                    }
                 }
                 Err(error) => return Err(ApiError::from_storage(error, scope.group_resource(), &key.name)),
             }
@@ -132,7 +133,7 @@ impl Registry {
         key: &Key,
         object: Unstructured,
     ) -> Result<Result<Answer, Box<Object>>, ApiError> {
-        match self.store(&scope.definition).get(key).await {
+        match self.store(&scope.definition)?.get(key).await {
             Ok(existing) => Ok(Err(Box::new(existing))),
             Err(Error::NotFound { .. } | Error::Unplaced(_) | Error::OwnerUnknown { .. }) => {
                 Ok(Ok(Answer::Value(scope.to_served(object))))
@@ -148,19 +149,32 @@ impl Registry {
         }
         let namespace = self.namespace(&scope.namespace).await?;
         if is_terminating(&namespace) {
-            let cause = format!(
-                "unable to create new content in namespace {} because it is being terminated",
-                scope.namespace
-            );
-            let causes = vec![StatusCause {
-                reason: "NamespaceTerminating".into(),
-                message: format!("namespace {} is being terminated", scope.namespace),
-                field: "metadata.namespace".to_owned(),
-            }];
-            return Err(ApiError::forbidden(scope.group_resource(), name, &cause).causes(causes));
+            return Err(namespace_is_terminating(scope, name));
         }
         Ok(text(&namespace, "uid").to_owned())
     }
+
+    /// The namespace was there when the request began.
+    async fn namespace_went(&self, scope: &RequestScope, name: &str) -> ApiError {
+        match self.0.control_plane.current_namespace(&scope.namespace).await {
+            Ok(Some(_)) => namespace_is_terminating(scope, name),
+            Ok(None) => namespace_not_found(&scope.namespace),
+            Err(error) => error.about(scope.group_resource(), name),
+        }
+    }
+}
+
+fn namespace_is_terminating(scope: &RequestScope, name: &str) -> ApiError {
+    let cause = format!(
+        "unable to create new content in namespace {} because it is being terminated",
+        scope.namespace
+    );
+    let causes = vec![StatusCause {
+        reason: "NamespaceTerminating".into(),
+        message: format!("namespace {} is being terminated", scope.namespace),
+        field: "metadata.namespace".to_owned(),
+    }];
+    ApiError::forbidden(scope.group_resource(), name, &cause).causes(causes)
 }
 
 fn already_exists(scope: &RequestScope, name: &str, generate_name: &str, existing: &Object) -> ApiError {

@@ -8,7 +8,7 @@ use super::{Answer, Registry, RequestScope, Unstructured, finalizers, strategy, 
 use crate::request::options::DeleteOptions;
 use crate::resources::definition::Builtin;
 use crate::status::{ApiError, GroupResource};
-use outrigger_storage::{Error, Object};
+use outrigger_storage::{Error, FederatedStore, Object};
 use serde_json::{Value, json};
 
 /// How often a delete starts again because somebody else wrote in between.
@@ -46,14 +46,14 @@ impl Registry {
             let cause = "this namespace may not be deleted";
             return Err(ApiError::forbidden(scope.group_resource(), &scope.name, cause));
         }
-        let store = self.store(&scope.definition);
+        let store = self.store(&scope.definition)?;
         let mut current = self.current(scope).await?;
         for _ in 0..DELETE_TRIES_MAX {
             let old = value_of(scope, &current)?;
             check_preconditions(scope, options, &old)?;
             // Here: validating admission.
             let result = match self.marked(scope, options, &old) {
-                Some(object) => self.mark(scope, &current, object).await,
+                Some(object) => mark(store, scope, &current, object).await,
                 None if scope.dry_run => {
                     return Ok(gone(scope, &current, current.resource_version().to_string()));
                 }
@@ -102,29 +102,30 @@ impl Registry {
         finalizers::mark_as_deleting(&mut object, self.now());
         Some(object)
     }
+}
 
-    async fn mark(
-        &self,
-        scope: &RequestScope,
-        current: &Object,
-        object: Unstructured,
-    ) -> Result<Deleted, Error> {
-        let waits = |answer| Deleted {
-            gone: false,
-            answer: DeleteAnswer::Object(answer),
-        };
-        let sealed = scope
-            .seal(&object)
-            .map_err(|error| Error::Internal(error.message))?;
-        if sealed.body() == current.stored_json() {
-            return Ok(waits(Answer::Stored(current.clone())));
-        }
-        if scope.dry_run {
-            return Ok(waits(Answer::Value(scope.to_served(object))));
-        }
-        let stored = self.store(&scope.definition).update(current, &sealed).await?;
-        Ok(waits(Answer::Stored(stored)))
+/// Stores the object as it waits for its finalizers.
+async fn mark(
+    store: &FederatedStore,
+    scope: &RequestScope,
+    current: &Object,
+    object: Unstructured,
+) -> Result<Deleted, Error> {
+    let waits = |answer| Deleted {
+        gone: false,
+        answer: DeleteAnswer::Object(answer),
+    };
+    let sealed = scope
+        .seal(&object)
+        .map_err(|error| Error::Internal(error.message))?;
+    if sealed.body() == current.stored_json() {
+        return Ok(waits(Answer::Stored(current.clone())));
     }
+    if scope.dry_run {
+        return Ok(waits(Answer::Value(scope.to_served(object))));
+    }
+    let stored = store.update(current, &sealed).await?;
+    Ok(waits(Answer::Stored(stored)))
 }
 
 fn check_preconditions(

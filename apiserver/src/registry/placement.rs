@@ -1,6 +1,6 @@
 //! Placement: which cluster a namespace goes to, decided once and by everybody alike.
 //!
-//! `NamespacePlacement/<namespace>` in the system store decides: its atomic create is what makes two replicas agree. A
+//! `NamespacePlacement/<namespace>` in the control plane decides: its atomic create is what makes two replicas agree. A
 //! claim then goes three steps, each of which can be repeated by anybody:
 //!
 //! ```text
@@ -10,27 +10,19 @@
 //! Once status.owner is there, a missing owner key means that the backend was wiped: that is an error, and never a
 //! reason for a fresh claim.
 
-use super::object_meta::{metadata, rfc3339, text};
-use super::{Unstructured, new_uid};
-use crate::status::{ApiError, GroupResource};
-use outrigger_storage::federated::{Claim, ClusterStatus, OwnerState, WallClock};
+use super::Unstructured;
+use super::control_plane::{ControlPlane, PLACEMENT_API_VERSION, PLACEMENTS};
+use super::object_meta::text;
+use super::read::is_terminating;
+use crate::status::ApiError;
+use outrigger_storage::federated::{Claim, ClusterStatus, OwnerState};
 use outrigger_storage::key::Domain;
 use outrigger_storage::placement::{Candidate, choose};
-use outrigger_storage::{Error, FederatedStore, Key, Object, Resource, SealedObject};
-use parking_lot::Mutex;
-use rand::SeedableRng;
-use rand::rngs::StdRng;
+use outrigger_storage::{Error, FederatedStore};
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
-const GROUP: &str = "outrigger.dev";
-const API_VERSION: &str = "outrigger.dev/v1alpha1";
-const PLURAL: &str = "namespaceplacements";
-const KIND: &str = "NamespacePlacement";
-const RESOURCE: GroupResource<'static> = GroupResource {
-    group: GROUP,
-    resource: PLURAL,
-};
 /// How often a claimed namespace is looked for before its owner key counts as lost: the routing follows by a watch.
 const OWNER_SIGHTINGS_MAX: u32 = 6;
 /// The first pause between two looks; each is twice the one before.
@@ -40,26 +32,24 @@ const RETRY_AFTER_SECONDS: u32 = 5;
 
 /// Decides and claims.
 pub(super) struct Placement {
-    system: FederatedStore,
+    control_plane: Arc<dyn ControlPlane>,
     workload: FederatedStore,
-    wall_clock: WallClock,
-    rng: Mutex<StdRng>,
+}
+
+/// What became of a placement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Placed {
+    /// The write may work now.
+    TryAgain,
+    /// The namespace went while the request was under way.
+    Gone,
 }
 
 impl Placement {
-    pub(super) fn new(
-        system: FederatedStore,
-        workload: FederatedStore,
-        wall_clock: WallClock,
-        seed: u64,
-    ) -> Self {
-        // Not the registry's own sequence, so that uids do not repeat between the two.
-        let rng = Mutex::new(StdRng::seed_from_u64(seed.wrapping_add(0x9e37_79b9_7f4a_7c15)));
+    pub(super) fn new(control_plane: Arc<dyn ControlPlane>, workload: FederatedStore) -> Self {
         Self {
-            system,
+            control_plane,
             workload,
-            wall_clock,
-            rng,
         }
     }
 
@@ -68,19 +58,33 @@ impl Placement {
     ///
     /// # Errors
     /// 503 when the cluster does not answer, when there is none, or when an owner key is missing that should be there.
-    pub(super) async fn place(&self, domain: &Domain, uid: &str, attempt: u32) -> Result<(), ApiError> {
-        let placement = match self.read(domain).await? {
+    pub(super) async fn place(&self, domain: &Domain, uid: &str, attempt: u32) -> Result<Placed, ApiError> {
+        let value = match self.control_plane.placement(&domain.placement_name()).await? {
             Some(placement) => placement,
             None => match self.decide(domain, uid).await? {
                 Some(placement) => placement,
                 // Another replica decided in between: the next attempt follows it.
-                None => return Ok(()),
+                None => return Ok(Placed::TryAgain),
             },
         };
-        let value = placement.to_value().map_err(internal)?;
+        // An administrator who places a namespace beforehand does not know its uid.
+        let placed_uid = match spec(&value, "namespaceUID") {
+            "" => uid.to_owned(),
+            placed => placed.to_owned(),
+        };
+        let owner = value
+            .get("status")
+            .and_then(|s| s.get("owner"))
+            .filter(|o| !o.is_null());
+        let confirmed = owner.is_some();
+        if !confirmed && self.give_up_if_gone(domain, &placed_uid, &value).await? {
+            return Ok(match placed_uid == uid {
+                true => Placed::Gone,
+                false => Placed::TryAgain,
+            });
+        }
         let cluster = self.cluster(domain, spec(&value, "cluster"))?;
-        let placed_uid = spec(&value, "namespaceUID");
-        if !uid.is_empty() && !placed_uid.is_empty() && placed_uid != uid {
+        if placed_uid != uid {
             let message = format!(
                 "{} is still being removed from cluster {:?} after its deletion",
                 domain.placement_name(),
@@ -88,20 +92,19 @@ impl Placement {
             );
             return Err(ApiError::service_unavailable(message, RETRY_AFTER_SECONDS));
         }
-        let owner = value
-            .get("status")
-            .and_then(|s| s.get("owner"))
-            .filter(|o| !o.is_null());
-        let confirmed = owner.is_some();
         let generation = owner.and_then(|o| o.get("generation")).and_then(Value::as_u64);
-        let generation = generation.unwrap_or_else(|| placement.resource_version().get());
+        let generation = match generation {
+            Some(generation) => generation,
+            None => resource_version(&value)?,
+        };
         if confirmed
             && self
                 .workload
                 .owner(domain)
                 .is_none_or(|o| o.state != OwnerState::Claiming)
         {
-            return self.wait_for_owner(domain, &cluster.name, attempt).await;
+            self.wait_for_owner(domain, &cluster.name, attempt).await?;
+            return Ok(Placed::TryAgain);
         }
         let claim = Claim {
             domain: domain.clone(),
@@ -109,8 +112,8 @@ impl Placement {
             generation,
             slot: cluster.slot,
         };
-        self.claim(&claim, &cluster.name, &placement, value, confirmed)
-            .await
+        self.claim(&claim, &cluster.name, value, confirmed).await?;
+        Ok(Placed::TryAgain)
     }
 
     /// The three steps. Whoever is faster wins; the loser follows with its next attempt.
@@ -118,8 +121,7 @@ impl Placement {
         &self,
         claim: &Claim,
         cluster: &str,
-        placement: &Object,
-        value: Unstructured,
+        placement: Unstructured,
         confirmed: bool,
     ) -> Result<(), ApiError> {
         let begun = match confirmed {
@@ -131,11 +133,9 @@ impl Placement {
             other => other.map_err(about)?,
         };
         if !confirmed {
-            let sealed = seal(with_owner(value, claim, cluster))?;
-            match self.system.update(placement, &sealed).await {
-                Ok(_) => {}
-                Err(Error::Conflict(_)) => return Ok(()),
-                Err(error) => return Err(about(error)),
+            let confirmed = with_owner(placement, claim, cluster);
+            if !self.control_plane.update_placement_status(confirmed).await? {
+                return Ok(());
             }
         }
         match self.workload.activate(&claiming).await {
@@ -153,10 +153,9 @@ impl Placement {
         domain: &Domain,
         missing: &[String],
     ) -> Result<(), ApiError> {
-        let Some(placement) = self.read(domain).await? else {
+        let Some(value) = self.control_plane.placement(&domain.placement_name()).await? else {
             return Ok(());
         };
-        let value = placement.to_value().map_err(internal)?;
         let cluster = spec(&value, "cluster");
         let cause = if missing.iter().any(|m| m == cluster) {
             "it cannot be reached"
@@ -170,16 +169,8 @@ impl Placement {
         Err(ApiError::service_unavailable(message, RETRY_AFTER_SECONDS))
     }
 
-    async fn read(&self, domain: &Domain) -> Result<Option<Object>, ApiError> {
-        match self.system.get(&key(domain)).await {
-            Ok(placement) => Ok(Some(placement)),
-            Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(about(error)),
-        }
-    }
-
     /// Chooses a cluster and writes it down. `None`: somebody else did.
-    async fn decide(&self, domain: &Domain, uid: &str) -> Result<Option<Object>, ApiError> {
+    async fn decide(&self, domain: &Domain, uid: &str) -> Result<Option<Unstructured>, ApiError> {
         let clusters = self.workload.clusters();
         let candidates: Vec<Candidate<'_>> = clusters
             .iter()
@@ -199,27 +190,40 @@ impl Placement {
             return Err(ApiError::service_unavailable(message, RETRY_AFTER_SECONDS));
         };
         let value = json!({
-            "apiVersion": API_VERSION,
-            "kind": KIND,
-            "metadata": {
-                "name": domain.placement_name(),
-                "uid": new_uid(&mut *self.rng.lock()),
-                "creationTimestamp": rfc3339(self.now()),
-                "generation": 1,
-            },
+            "apiVersion": PLACEMENT_API_VERSION,
+            "kind": "NamespacePlacement",
+            "metadata": {"name": domain.placement_name()},
             "spec": {"cluster": cluster, "namespaceUID": uid},
         });
         let Value::Object(value) = value else {
             return Err(ApiError::internal("a placement is an object"));
         };
-        match self.system.create(&key(domain), &seal(value)?).await {
-            Ok(placement) => {
-                tracing::info!(domain = domain.placement_name(), cluster, "placed");
-                Ok(Some(placement))
-            }
-            Err(Error::AlreadyExists(_)) => Ok(None),
-            Err(error) => Err(about(error)),
+        let placement = self.control_plane.create_placement(value).await?;
+        if placement.is_some() {
+            tracing::info!(domain = domain.placement_name(), cluster, "placed");
         }
+        Ok(placement)
+    }
+
+    /// A namespace that went before its placement was made is emptied by nobody any more: then the placement goes too. If
+    /// it goes later, its deletion finds the placement and takes it away, and the claim with it.
+    async fn give_up_if_gone(
+        &self,
+        domain: &Domain,
+        uid: &str,
+        placement: &Unstructured,
+    ) -> Result<bool, ApiError> {
+        let Domain::Namespace(name) = domain else {
+            return Ok(false);
+        };
+        let namespace = self.control_plane.current_namespace(name).await?;
+        let lives = |namespace: &Unstructured| text(namespace, "uid") == uid && !is_terminating(namespace);
+        if namespace.as_ref().is_some_and(lives) {
+            return Ok(false);
+        }
+        self.control_plane.delete_placement(placement).await?;
+        tracing::info!(domain = domain.placement_name(), "not placed: it is gone");
+        Ok(true)
     }
 
     fn cluster(&self, domain: &Domain, name: &str) -> Result<ClusterStatus, ApiError> {
@@ -244,14 +248,16 @@ impl Placement {
         tokio::time::sleep(OWNER_PAUSE * 2_u32.saturating_pow(attempt)).await;
         Ok(())
     }
-
-    fn now(&self) -> i64 {
-        i64::try_from((self.wall_clock)()).unwrap_or(i64::MAX)
-    }
 }
 
-fn key(domain: &Domain) -> Key {
-    Key::new(Resource::new(GROUP, PLURAL), "", &domain.placement_name())
+/// What a generation is made of: it never restarts, however often a placement is made anew.
+fn resource_version(placement: &Unstructured) -> Result<u64, ApiError> {
+    let version = text(placement, "resourceVersion");
+    version.parse().map_err(|_| {
+        ApiError::internal(format!(
+            "the resourceVersion {version:?} of a placement is no number"
+        ))
+    })
 }
 
 fn spec<'a>(value: &'a Unstructured, field: &str) -> &'a str {
@@ -275,15 +281,6 @@ fn with_owner(mut value: Unstructured, claim: &Claim, cluster: &str) -> Unstruct
     value
 }
 
-fn seal(value: Unstructured) -> Result<SealedObject, ApiError> {
-    debug_assert!(!text(&value, "uid").is_empty() && !metadata(&value).is_empty());
-    SealedObject::seal(&value, 0).map_err(ApiError::internal)
-}
-
 fn about(error: Error) -> ApiError {
-    ApiError::from_storage(error, RESOURCE, "")
-}
-
-fn internal(error: Error) -> ApiError {
-    ApiError::internal(error)
+    ApiError::from_storage(error, PLACEMENTS, "")
 }

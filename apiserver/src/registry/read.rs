@@ -7,7 +7,7 @@ use crate::resources::definition::Builtin;
 use crate::status::ApiError;
 use outrigger_storage::federated::{Extent, List, ListVersion, Missing, Scope, Watch, WatchStart};
 use outrigger_storage::selection_predicate::{FieldOperator, FieldSelector, SelectionPredicate};
-use outrigger_storage::{Error, Key, Object, Resource};
+use outrigger_storage::{Error, Object};
 use serde_json::Value;
 
 /// What a Status says when the snapshot of a continue token is compacted.
@@ -59,7 +59,7 @@ impl Registry {
         limit: u64,
         missing: Missing,
     ) -> Result<List, ApiError> {
-        let store = self.store(&scope.definition);
+        let store = self.store(&scope.definition)?;
         let extent = narrow(scope.extent(), &predicate);
         let options = outrigger_storage::federated::ListOptions {
             version,
@@ -105,7 +105,7 @@ impl Registry {
         let from_version = matches!(start, WatchStart::After(_));
         let extent = narrow(scope.extent(), &predicate);
         match self
-            .store(&scope.definition)
+            .store(&scope.definition)?
             .watch(&extent, predicate, start)
             .await
         {
@@ -125,7 +125,7 @@ impl Registry {
     /// The object's newest state, for reads and for the beginning of writes.
     pub(super) async fn current(&self, scope: &RequestScope) -> Result<Object, ApiError> {
         let key = scope.key();
-        match self.store(&scope.definition).get(&key).await {
+        match self.store(&scope.definition)?.get(&key).await {
             Err(Error::OwnerUnknown { missing, .. }) => {
                 self.0
                     .placement
@@ -140,14 +140,17 @@ impl Registry {
 
     /// A namespace, from where namespaces are.
     pub(super) async fn namespace(&self, name: &str) -> Result<Unstructured, ApiError> {
-        let resource = crate::status::GroupResource {
-            group: "",
-            resource: "namespaces",
-        };
-        let key = Key::new(Resource::new("", "namespaces"), "", name);
-        let object = self.0.system.get(&key).await.and_then(|object| object.to_value());
-        object.map_err(|error| ApiError::from_storage(error, resource, name))
+        let namespace = self.0.control_plane.namespace(name).await?;
+        namespace.ok_or_else(|| namespace_not_found(name))
     }
+}
+
+pub(super) fn namespace_not_found(name: &str) -> ApiError {
+    let resource = crate::status::GroupResource {
+        group: "",
+        resource: "namespaces",
+    };
+    ApiError::not_found(resource, name)
 }
 
 /// Whether a namespace is on its way out.

@@ -136,7 +136,7 @@ impl Registry {
         scope: &RequestScope,
         compute: &(dyn Fn(&Unstructured) -> Result<Unstructured, ApiError> + Send + Sync),
     ) -> Result<Answer, ApiError> {
-        let store = self.store(&scope.definition);
+        let store = self.store(&scope.definition)?;
         let mut current = self.current(scope).await?;
         for _ in 0..UPDATE_TRIES_MAX {
             let old = value_of(scope, &current)?;

@@ -8,6 +8,7 @@ use http_body_util::BodyExt;
 use outrigger_apiserver::authentication::{SYSTEM_MASTERS, UserInfo};
 use outrigger_apiserver::authorization::authorize;
 use outrigger_apiserver::endpoints::{ApiConfig, ApiContext, serve};
+use outrigger_apiserver::registry::control_plane::stored::StoredControlPlane;
 use outrigger_apiserver::registry::{Registry, RegistryConfig};
 use outrigger_apiserver::request::context::{WarningRecorder, WatchTermination};
 use outrigger_apiserver::request::{Query, RequestInfo};
@@ -142,8 +143,10 @@ impl Api {
         while workload.clusters().iter().any(|cluster| !cluster.reachable) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        let control_plane = Arc::new(StoredControlPlane::new(system.clone(), wall_clock(), seed + 1));
         let registry = Registry::new(RegistryConfig {
-            system,
+            system: Some(system),
+            control_plane,
             workload: workload.clone(),
             wall_clock: wall_clock(),
             seed,

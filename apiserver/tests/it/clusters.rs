@@ -110,6 +110,22 @@ async fn a_placement_that_somebody_else_decided_is_followed() {
     assert!(refused.error(503, "ServiceUnavailable").contains("\"nowhere\""));
 }
 
+/// What a create leaves behind that was overtaken by the deletion of its namespace.
+#[tokio::test]
+async fn a_placement_of_a_namespace_that_went_is_given_up() {
+    let api = Api::with_namespaces(&["a"]).await;
+    let placement = json!({
+        "apiVersion": "outrigger.dev/v1alpha1", "kind": "NamespacePlacement", "metadata": {"name": "a"},
+        "spec": {"cluster": "red", "namespaceUID": "of-an-earlier-one"},
+    });
+    let stale = api.post(PLACEMENTS, placement).await.expect(201);
+    api.app("a", "web").await;
+    let placement = api.get(&format!("{PLACEMENTS}/a")).await.expect(200);
+    let namespace = api.get("/api/v1/namespaces/a").await.expect(200);
+    assert_ne!(placement["metadata"]["uid"], stale["metadata"]["uid"]);
+    assert_eq!(placement["spec"]["namespaceUID"], namespace["metadata"]["uid"]);
+}
+
 #[tokio::test]
 async fn what_is_answered_while_a_cluster_is_away() {
     let fleet = Fleet::new();
