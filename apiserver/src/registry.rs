@@ -18,6 +18,7 @@ pub mod delete_collection;
 
 pub mod finalizers;
 
+mod json_patch;
 pub mod names;
 
 pub mod object_meta;
