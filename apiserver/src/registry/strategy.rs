@@ -137,8 +137,42 @@ fn set(object: &mut Unstructured, field: &str, value: Option<Value>) {
     };
 }
 
+/// Whether the two say the same of what is wanted. In which version they are stored is no part of it: a write after a
+/// change of the storage version would count as a change for every object.
 fn same_but_metadata(a: &Unstructured, b: &Unstructured) -> bool {
-    let rest = |o: &Unstructured| o.keys().filter(|k| *k != "metadata").count();
-    let same = |(k, v): (&String, &Value)| k == "metadata" || b.get(k) == Some(v);
+    let counts = |k: &String| !["metadata", "apiVersion", "kind"].contains(&k.as_str());
+    let rest = |o: &Unstructured| o.keys().filter(|k| counts(k)).count();
+    let same = |(k, v): (&String, &Value)| !counts(k) || b.get(k) == Some(v);
     rest(a) == rest(b) && a.iter().all(same)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_counts_as_a_change_of_an_object() {
+        let check = |a: Value, b: Value, expect: bool| {
+            let (Value::Object(a), Value::Object(b)) = (a, b) else {
+                panic!("objects")
+            };
+            assert_eq!(same_but_metadata(&a, &b), expect, "{a:?} {b:?}");
+        };
+        let old = json!({"apiVersion": "a/v1", "kind": "B", "metadata": {"name": "x"}, "spec": {"n": 1}});
+        let with = |field: &str, value: Value| {
+            let mut new = old.clone();
+            new[field] = value;
+            new
+        };
+        check(
+            old.clone(),
+            with("metadata", json!({"name": "x", "labels": {"a": "b"}})),
+            true,
+        );
+        check(old.clone(), with("apiVersion", json!("a/v2")), true);
+        check(old.clone(), with("spec", json!({"n": 2})), false);
+        check(old.clone(), with("more", json!(null)), false);
+        check(with("more", json!(null)), old.clone(), false);
+    }
 }
