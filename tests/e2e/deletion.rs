@@ -51,6 +51,41 @@ fn a_namespace_takes_its_content_with_it_and_can_be_made_again() {
 }
 
 #[test]
+fn a_namespace_that_was_finalized_by_force_can_be_made_and_deleted_again() {
+    let (_server, kubectl) = server();
+    let _ = kubectl.ok_with(
+        &["create", "-f", "-"],
+        &app("team", "held", ", finalizers: [example.com/hold]"),
+    );
+    let _ = kubectl.ok(&["delete", "namespace", "team", "--wait=false"]);
+    let forced =
+        r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"team"},"spec":{"finalizers":[]}}"#;
+    let finalize = "/api/v1/namespaces/team/finalize";
+    let _ = kubectl.ok_with(&["replace", "--raw", finalize, "-f", "-"], forced);
+    let _ = kubectl.ok(&["create", "namespace", "team"]);
+    // What was left behind is still there, as in every cluster; it no longer keeps its namesake from going.
+    assert!(
+        kubectl
+            .ok(&["get", "apps", "-n", "team", "-o", "name"])
+            .contains("held")
+    );
+    let unhold = r#"{"metadata":{"finalizers":null}}"#;
+    let _ = kubectl.ok(&[
+        "patch",
+        "apps",
+        "held",
+        "-n",
+        "team",
+        "--type=merge",
+        "-p",
+        unhold,
+    ]);
+    let _ = kubectl.ok(&["delete", "namespace", "team", "--timeout=30s"]);
+    let _ = kubectl.ok(&["create", "namespace", "team"]);
+    let _ = kubectl.ok_with(&["create", "-f", "-"], &app("team", "again", ""));
+}
+
+#[test]
 fn a_namespace_waits_for_finalizers_and_says_so() {
     let (_server, kubectl) = server();
     let _ = kubectl.ok_with(

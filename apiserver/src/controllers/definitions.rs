@@ -10,7 +10,7 @@
 
 use super::backends::timestamp;
 use super::collection::{self, Remaining};
-use super::namespaces::{delete_placement, patch_params};
+use super::namespaces::{Placed, patch_params};
 use super::{is_conflict, is_not_found};
 use crate::resources::crd_status::{CLEANUP_FINALIZER, crd_status, instances_removed};
 use crate::resources::definition::{Backing, OUTRIGGER_GROUP, ResourceDefinition, condition_is_true};
@@ -383,13 +383,34 @@ impl Definitions {
             return Ok(());
         }
         let domain = Domain::Kind(definition.storage_resource());
-        self.store
-            .release(&domain, &definition.crd_uid)
+        // Read first and deleted as it was read, as for a namespace.
+        let placed = Placed::read(&self.client, &domain.placement_name())
             .await
             .map_err(|e| e.to_string())?;
-        delete_placement(&self.client, &domain.placement_name())
+        let mut owner_uid = definition.crd_uid.clone();
+        if let Some(placed) = &placed
+            && !placed.owner_uid.is_empty()
+            && placed.owner_uid != owner_uid
+        {
+            // An earlier CRD of this name went without its objects: somebody took our finalizer from it.
+            let crds = Api::<DynamicObject>::all_with(self.client.clone(), &api_resource());
+            let crd = crds
+                .get_opt(&definition.group_resource().to_string())
+                .await
+                .map_err(|e| e.to_string())?;
+            if crd.is_none_or(|crd| crd.metadata.uid.as_ref() != Some(&owner_uid)) {
+                return Ok(());
+            }
+            owner_uid.clone_from(&placed.owner_uid);
+        }
+        self.store
+            .release(&domain, &owner_uid)
             .await
-            .map_err(|e| e.to_string())
+            .map_err(|e| e.to_string())?;
+        match placed {
+            Some(placed) => placed.delete(&self.client).await.map_err(|e| e.to_string()),
+            None => Ok(()),
+        }
     }
 }
 

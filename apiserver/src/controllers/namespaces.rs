@@ -219,13 +219,29 @@ impl Controller {
         }
     }
 
-    /// The owner key, then the placement that named the cluster.
+    /// The owner key, then the placement that named the cluster. The placement is read first, and deleted as it was read:
+    /// a create that came through the check for namespaces in deletion changes it, and then all this is done again.
     async fn release(&self, name: &str, uid: &str) -> Result<(), Unfinished> {
+        let placed = Placed::read(&self.client, name).await?;
+        let owner_uid = match &placed {
+            Some(placed) if !placed.owner_uid.is_empty() && placed.owner_uid != uid => {
+                // Somebody finalized an earlier namespace of this name by force, and left us its content.
+                let namespaces = Api::<Namespace>::all(self.client.clone());
+                let namespace = namespaces.get_opt(name).await?;
+                if namespace.is_none_or(|n| n.uid().as_deref() != Some(uid)) {
+                    return Ok(());
+                }
+                &placed.owner_uid
+            }
+            _ => uid,
+        };
         self.store
-            .release(&Domain::Namespace(name.into()), uid)
+            .release(&Domain::Namespace(name.into()), owner_uid)
             .await
             .map_err(Unfinished::Release)?;
-        delete_placement(&self.client, name).await?;
+        if let Some(placed) = placed {
+            placed.delete(&self.client).await?;
+        }
         Ok(())
     }
 
@@ -250,8 +266,44 @@ impl Controller {
     }
 }
 
-/// Deletes the placement of a namespace or kind that was released.
-pub(crate) async fn delete_placement(client: &Client, name: &str) -> Result<(), kube::Error> {
+/// The placement of a namespace or kind, at the moment when giving it up began.
+pub(crate) struct Placed {
+    name: String,
+    version: Preconditions,
+    /// The uid of the namespace or CRD that it was made for; empty if it names none.
+    pub(crate) owner_uid: String,
+}
+
+impl Placed {
+    pub(crate) async fn read(client: &Client, name: &str) -> Result<Option<Self>, kube::Error> {
+        let placement = placements(client).get_opt(name).await?;
+        Ok(placement.map(|placement| Self {
+            name: name.to_owned(),
+            owner_uid: placement
+                .data
+                .pointer("/spec/namespaceUID")
+                .and_then(serde_json::Value::as_str)
+                .unwrap_or_default()
+                .to_owned(),
+            version: Preconditions {
+                uid: placement.uid(),
+                resource_version: placement.resource_version(),
+            },
+        }))
+    }
+
+    /// Deletes it, unless somebody changed it since.
+    pub(crate) async fn delete(self, client: &Client) -> Result<(), kube::Error> {
+        let parameters = DeleteParams::background().preconditions(self.version);
+        match placements(client).delete(&self.name, &parameters).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_not_found(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn placements(client: &Client) -> Api<DynamicObject> {
     let resource = ApiResource {
         group: OUTRIGGER_GROUP.to_owned(),
         version: "v1alpha1".to_owned(),
@@ -259,22 +311,7 @@ pub(crate) async fn delete_placement(client: &Client, name: &str) -> Result<(), 
         kind: "NamespacePlacement".to_owned(),
         plural: "namespaceplacements".to_owned(),
     };
-    let placements = Api::<DynamicObject>::all_with(client.clone(), &resource);
-    let Some(placement) = placements.get_opt(name).await? else {
-        return Ok(());
-    };
-    let preconditions = Preconditions {
-        uid: placement.uid(),
-        resource_version: None,
-    };
-    match placements
-        .delete(name, &DeleteParams::background().preconditions(preconditions))
-        .await
-    {
-        Ok(_) => Ok(()),
-        Err(error) if is_not_found(&error) => Ok(()),
-        Err(error) => Err(error),
-    }
+    Api::all_with(client.clone(), &resource)
 }
 
 /// Parameters of our merge patches.
