@@ -231,6 +231,14 @@ pub fn negotiate_output(
     })
 }
 
+/// Whether the client takes the same as JSON, should a list be too long for the encoding that it likes better.
+#[must_use]
+pub fn accepts_json_instead(accept: Option<&str>, representation: &Representation, builtin: bool) -> bool {
+    let clauses = parse_accept(accept.unwrap_or_default());
+    first_accepted(&clauses, &[MediaType::Json], builtin)
+        .is_some_and(|(_, target, _)| target == representation.target)
+}
+
 /// The representation for a Status when the negotiation itself failed or never took place: whatever plain encoding the
 /// client accepts, JSON otherwise.
 #[must_use]

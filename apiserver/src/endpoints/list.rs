@@ -2,7 +2,7 @@
 
 use super::scope::Endpoint;
 use super::{ApiContext, Call, response};
-use crate::negotiation::{ResponseKind, Target};
+use crate::negotiation::{MediaType, Representation, ResponseKind, Target, accepts_json_instead};
 use crate::registry::RequestScope;
 use crate::request::options::ListOptions;
 use crate::serializer::gzip::{BodyCompressor, ContentEncoding, accepts_gzip};
@@ -11,7 +11,7 @@ use crate::status::ApiError;
 use axum::body::Body;
 use bytes::Bytes;
 use futures::stream;
-use http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
 use http::{HeaderValue, Response};
 use outrigger_storage::federated::{Extent, List, Missing, ObjectBatch};
 
@@ -32,7 +32,24 @@ pub(super) async fn serve(
     let encoder = response::encoder(api, &call, &scope, &representation)?;
     let gzip = accepts_gzip(call.header(ACCEPT_ENCODING));
     let list = api.registry().list(&scope, &options, missing).await?;
-    respond(gzip, scope, list, encoder, &options).await
+    let has_protobuf = scope.definition.builtin.is_some();
+    match respond(gzip, scope.clone(), list, encoder, &options).await {
+        // A list in protobuf is sent when it is known whole, and that has a limit; JSON streams.
+        Err(error)
+            if error.code == 406
+                && representation.media_type == MediaType::Protobuf
+                && accepts_json_instead(call.header(ACCEPT), &representation, has_protobuf) =>
+        {
+            let representation = Representation {
+                media_type: MediaType::Json,
+                ..representation
+            };
+            let encoder = response::encoder(api, &call, &scope, &representation)?;
+            let list = api.registry().list(&scope, &options, missing).await?;
+            respond(gzip, scope, list, encoder, &options).await
+        }
+        result => result,
+    }
 }
 
 /// Answers with a list. What goes wrong before the first bytes are due is an ordinary error.

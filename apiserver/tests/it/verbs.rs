@@ -773,6 +773,36 @@ async fn long_lists_are_compressed_for_those_who_accept_it() {
 }
 
 #[tokio::test]
+async fn a_list_too_long_for_protobuf_comes_as_json_if_that_is_accepted() {
+    let api = Api::with_namespaces(&["a"]).await;
+    let secrets = "/api/v1/namespaces/a/secrets";
+    for i in 0..10 {
+        let secret =
+            json!({"metadata": {"name": format!("s{i}")}, "stringData": {"big": "x".repeat(1_000_000)}});
+        api.post(secrets, secret).await.expect(201);
+    }
+    let get = |uri: String, accept: &'static str| {
+        let api = &api;
+        async move { api.call(Method::GET, &uri, &[("accept", accept)], "").await }
+    };
+    let (protobuf, both) = (
+        "application/vnd.kubernetes.protobuf",
+        "application/vnd.kubernetes.protobuf,application/json",
+    );
+    get(secrets.to_owned(), protobuf)
+        .await
+        .error(406, "NotAcceptable");
+    let answer = get(secrets.to_owned(), both).await;
+    assert_eq!(answer.headers["content-type"], "application/json");
+    assert_eq!(names(&answer.expect(200)).len(), 10);
+    let page = get(format!("{secrets}?limit=3"), both).await;
+    assert_eq!(
+        (page.code, &page.headers["content-type"]),
+        (200, &http::HeaderValue::from_static(protobuf))
+    );
+}
+
+#[tokio::test]
 async fn namespaces_spread_over_the_clusters_and_two_claims_agree() {
     let names: Vec<String> = (0..12).map(|i| format!("ns{i}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
