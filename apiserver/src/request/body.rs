@@ -10,6 +10,10 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 /// The longest body of a request, in bytes: 3 MiB, as kube-apiserver's.
 pub const REQUEST_BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
 
+/// What is read, and thrown away, of a body beyond the limit. A client on HTTP/1.1 reads the answer only when it has sent
+/// its body; if the connection closes while it sends, it sees that, and not the answer.
+const REFUSED_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// Reads a body of at most `limit` bytes.
 ///
 /// # Errors
@@ -29,15 +33,32 @@ pub async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<
         .get(CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.parse::<u64>().ok());
+    let mut body = body;
     if announced.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > limit)) {
+        discard(&mut body).await;
         return Err(too_large());
     }
-    match Limited::new(body, limit).collect().await {
+    match Limited::new(&mut body, limit).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            discard(&mut body).await;
+            Err(too_large())
+        }
         Err(error) => Err(ApiError::bad_request(format!(
             "unable to read the body of the request: {error}"
         ))),
+    }
+}
+
+/// Reads what is left of a body that is refused, as far as that is worth it.
+async fn discard(body: &mut Body) {
+    let mut left = REFUSED_BODY_BYTES_MAX;
+    while let Some(Ok(frame)) = body.frame().await {
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        match left.checked_sub(length) {
+            Some(rest) => left = rest,
+            None => return,
+        }
     }
 }
 
@@ -79,6 +100,7 @@ mod tests {
         check(&[], &["1234", "5678"], Ok("12345678")).await;
         check(&[], &["1234", "56789"], Err(413)).await;
         check(&[("content-length", "9")], &["123456789"], Err(413)).await;
+        check(&[("content-length", "9")], &["12", "!"], Err(413)).await;
         check(&[("content-length", "99999999999999999999999")], &["1"], Ok("1")).await;
         check(&[("content-encoding", "gzip")], &["x"], Err(415)).await;
         check(&[("content-encoding", "Identity")], &["x"], Ok("x")).await;
