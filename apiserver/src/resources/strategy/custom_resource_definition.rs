@@ -22,6 +22,7 @@ pub(super) fn prepare_for_create(crd: &mut Object) {
 pub(super) fn prepare_for_update(new: &mut Object, old: &Object, subresource: &str) {
     if subresource == "status" {
         restore(new, old, "spec");
+        remember_some_version(new);
         return;
     }
     set_defaults(new);
@@ -66,6 +67,15 @@ fn remember_storage_version(crd: &mut Object) {
         && !stored.iter().any(|version| *version == storage)
     {
         stored.push(storage.into());
+    }
+}
+
+/// Objects are stored in some version: a list without any means the storage version, as upstream defaults it.
+fn remember_some_version(crd: &mut Object) {
+    let stored = at(crd, &["status", "storedVersions"]).and_then(Value::as_array);
+    if stored.is_none_or(Vec::is_empty) {
+        object_in(crd, "status").remove("storedVersions");
+        remember_storage_version(crd);
     }
 }
 
@@ -392,5 +402,16 @@ mod tests {
                 .collect::<Vec<_>>(),
             ["status.storedVersions[0]"]
         );
+        // Nor by forgetting, in the status, that anything is stored.
+        for nothing in [json!([]), json!(null)] {
+            let mut status = old.clone();
+            status["status"]["storedVersions"] = nothing;
+            prepare_for_update(&mut status, &old, "status");
+            assert_eq!(status["status"]["storedVersions"], json!(["v1"]));
+        }
+        let mut migrated = old.clone();
+        migrated["status"]["storedVersions"] = json!(["v2"]);
+        prepare_for_update(&mut migrated, &old, "status");
+        assert_eq!(migrated["status"]["storedVersions"], json!(["v2"]));
     }
 }
