@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -92,16 +93,30 @@ impl Drop for ObservedBody {
 #[error("the request did not complete within the allotted timeout")]
 pub struct DeadlineExceeded;
 
+/// How long a client may take nothing of a body that has something for it. It must be shorter than what a list waits for
+/// its share of memory, or a dozen clients that do not read keep all others from listing until their deadlines.
+const STALL_MAX: Duration = Duration::from_secs(20);
+
+/// Where a body is in the hands of its client.
+struct Progress {
+    /// When the client last took something.
+    last: Instant,
+    /// The client waits for us: it is not the client that stalls.
+    awaited: bool,
+}
+
 /// A body that a timer can take away. A client that does not read never polls the body, so the body cannot look at the
 /// clock itself; and what it holds (a place among the requests in flight, bytes of the lists' budget) must come free.
 struct DeadlineBody {
     inner: Arc<Mutex<Option<Body>>>,
+    progress: Arc<Mutex<Progress>>,
     /// Who waits for the next frame learns that there will be none.
     waiting: Arc<AtomicWaker>,
     timer: AbortHandle,
 }
 
-/// The same response; its body is dropped at `deadline`, and the client sees that it is not whole.
+/// The same response; its body is dropped at `deadline`, or when the client stops to read it, and the client sees that it
+/// is not whole.
 pub fn end_at(response: Response, deadline: Instant) -> Response {
     // What is in memory already needs no more than memory.
     if response.body().size_hint().exact().is_some() {
@@ -110,16 +125,33 @@ pub fn end_at(response: Response, deadline: Instant) -> Response {
     response.map(|body| {
         let inner = Arc::new(Mutex::new(Some(body)));
         let taken = Arc::clone(&inner);
+        let progress = Arc::new(Mutex::new(Progress {
+            last: Instant::now(),
+            awaited: false,
+        }));
+        let watched = Arc::clone(&progress);
         let waiting = Arc::new(AtomicWaker::new());
         let told = Arc::clone(&waiting);
         let timer = tokio::spawn(async move {
-            tokio::time::sleep_until(deadline).await;
+            loop {
+                let now = Instant::now();
+                let (stalls_at, awaited) = {
+                    let progress = watched.lock();
+                    (progress.last + STALL_MAX, progress.awaited)
+                };
+                if now >= deadline || (!awaited && now >= stalls_at) {
+                    break;
+                }
+                let next = if awaited { now + STALL_MAX } else { stalls_at };
+                tokio::time::sleep_until(next.min(deadline)).await;
+            }
             let body = taken.lock().take();
             drop(body);
             told.wake();
         });
         Body::new(DeadlineBody {
             inner,
+            progress,
             waiting,
             timer: timer.abort_handle(),
         })
@@ -136,7 +168,14 @@ impl HttpBody for DeadlineBody {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         self.waiting.register(cx.waker());
         match self.inner.lock().as_mut() {
-            Some(body) => Pin::new(body).poll_frame(cx),
+            Some(body) => {
+                let frame = Pin::new(body).poll_frame(cx);
+                *self.progress.lock() = Progress {
+                    last: Instant::now(),
+                    awaited: frame.is_pending(),
+                };
+                frame
+            }
             None => Poll::Ready(Some(Err(axum::Error::new(DeadlineExceeded)))),
         }
     }
@@ -165,7 +204,6 @@ mod tests {
     use super::*;
     use futures::stream;
     use http_body_util::BodyExt;
-    use std::time::Duration;
 
     fn streamed(chunks: Vec<Result<&'static str, std::io::Error>>) -> Response {
         Response::new(Body::from_stream(stream::iter(chunks)))
@@ -220,12 +258,41 @@ mod tests {
         );
     }
 
+    /// Reads a body whose next piece is `every` seconds away, `pauses` apart; the bytes read until it is cut.
+    async fn read(every: u64, pauses: &[u64]) -> usize {
+        let pieces = stream::unfold((), move |()| async move {
+            tokio::time::sleep(Duration::from_secs(every)).await;
+            Some((Ok::<_, std::io::Error>("x"), ()))
+        });
+        let response = Response::new(Body::from_stream(pieces));
+        let mut body = end_at(response, Instant::now() + Duration::from_secs(300)).into_body();
+        let mut bytes = 0;
+        for pause in pauses {
+            tokio::time::sleep(Duration::from_secs(*pause)).await;
+            match body.frame().await {
+                Some(Ok(_)) => bytes += 1,
+                _ => return bytes,
+            }
+        }
+        bytes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_is_not_read_on_is_dropped_and_one_that_is_slow_is_not() {
+        assert_eq!(read(0, &[0, 15, 19, 1, 19]).await, 5);
+        assert_eq!(read(0, &[0, 19, 25, 1]).await, 2);
+        assert_eq!(read(0, &[25]).await, 0);
+        // The client waits for us.
+        assert_eq!(read(50, &[0, 0, 0]).await, 3);
+        assert_eq!(read(120, &[0, 0, 0]).await, 2);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_body_that_nobody_reads_is_dropped_at_the_deadline() {
         let endless = Response::new(Body::from_stream(stream::pending::<std::io::Result<&str>>()));
         let (response, end) = watched(endless);
-        let response = end_at(response, Instant::now() + Duration::from_secs(60));
-        tokio::time::sleep(Duration::from_secs(59)).await;
+        let response = end_at(response, Instant::now() + Duration::from_secs(15));
+        tokio::time::sleep(Duration::from_secs(14)).await;
         assert_eq!(*end.lock(), None);
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(
