@@ -23,11 +23,19 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A new authority.
+    /// A new authority that lives for ten years.
     ///
     /// # Errors
     /// [`Error::Issue`].
     pub fn create(common_name: &str, now: UnixSeconds) -> Result<Self, Error> {
+        Self::create_for(common_name, AUTHORITY_DAYS, now)
+    }
+
+    /// A new authority that lives for so many days.
+    ///
+    /// # Errors
+    /// [`Error::Issue`].
+    pub fn create_for(common_name: &str, days: i64, now: UnixSeconds) -> Result<Self, Error> {
         let failed = |e: rcgen::Error| Error::Issue {
             subject: common_name.to_owned(),
             cause: e.to_string(),
@@ -42,7 +50,7 @@ impl Authority {
             KeyUsagePurpose::DigitalSignature,
         ];
         params.not_before = date(now - CLOCK_SKEW_SECONDS)?;
-        params.not_after = date(now.saturating_add(AUTHORITY_DAYS * 86400))?;
+        params.not_after = date(now.saturating_add(days.saturating_mul(86400)))?;
         let key = KeyPair::generate().map_err(failed)?;
         let certificate_pem = params.self_signed(&key).map_err(failed)?.pem();
         Self::from_pem(&certificate_pem, &key.serialize_pem(), common_name)
@@ -128,6 +136,16 @@ impl Authority {
     #[must_use]
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
+    }
+
+    /// Its key. Secret.
+    pub(crate) fn key_pem(&self) -> &str {
+        &self.key_pem
+    }
+
+    /// Its key's identifier, as its leaves name it.
+    pub(crate) fn key_id(&self) -> &[u8] {
+        &self.key_id
     }
 
     /// From when to when it is valid. A leaf never outlives it.

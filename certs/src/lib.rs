@@ -1,19 +1,30 @@
-//! Outrigger's certificates: an authority, the leaves it issues, when they are renewed, and the published serving
-//! certificate.
+//! Outrigger's certificates: an authority, the leaves it issues, when they are renewed, and two published values: the
+//! serving certificate and the bundle that clients must trust to accept it.
 //!
-//! Wall time comes in as [`UnixSeconds`]. Nothing here knows who asks for a certificate or what it is used for, and
-//! nothing here speaks TLS.
+//! Standalone, the authority lives in files. In a cluster it lives in a Secret that all replicas share, or certificates
+//! come from somebody else, in files or in a Secret ([`Certificates`] is the door to all of that). Wall time comes in as
+//! [`UnixSeconds`]. Nothing here knows who asks for a certificate or what it is used for, and nothing here speaks TLS.
 
 mod authority;
+mod bundle;
+mod certificates;
+mod external;
 mod files;
 mod issue;
 mod rotation;
+mod secret;
 mod serving;
+mod shared;
 
 pub use authority::Authority;
+pub use bundle::CaBundle;
+pub use certificates::{Carried, CertificateSource, Certificates, CertificatesConfig, UnixClock};
 pub use files::write_private;
 pub use issue::{Issued, LeafRequest, Usage};
-pub use rotation::{Decision, Validity, decide};
+pub use rotation::{
+    Decision, NextAuthority, PreviousAuthority, RotationAction, RotationPolicy, RotationState, Validity,
+    decide, rotate,
+};
 pub use serving::{ServingCertificate, certified_key, look_again_in, trust_anchors};
 
 /// Wall time: seconds since 1970-01-01T00:00:00Z.
@@ -43,6 +54,20 @@ pub enum Error {
     AuthorityExpired {
         /// The file.
         path: String,
+    },
+    /// The Secret could not be read or written. Tried again; who runs the control plane must act if it stays.
+    #[error("secret {secret}: {source}")]
+    Secret {
+        /// `<namespace>/<name>`.
+        secret: String,
+        /// What the control plane said.
+        source: Box<kube::Error>,
+    },
+    /// Others changed the Secret each time before we could. Tried again.
+    #[error("secret {secret}: others were faster, many times")]
+    Contended {
+        /// `<namespace>/<name>`.
+        secret: String,
     },
     /// A certificate could not be made: a name that is not allowed in one.
     #[error("cannot issue a certificate for {subject:?}: {cause}")]

@@ -55,7 +55,7 @@ const DIRECTIONS: [(&str, &[&str]); 9] = [
 const LEAVES: [&str; 2] = ["crate::negotiation::PatchType", "crate::registry::names"];
 
 /// What a crate's sources never name.
-const FOREIGN: [(&str, &[&str]); 3] = [
+const FOREIGN: [(&str, &[&str]); 4] = [
     (
         "storage/src",
         &[
@@ -66,9 +66,15 @@ const FOREIGN: [(&str, &[&str]); 3] = [
             "outrigger_certs",
         ],
     ),
+    ("certs/src", &["axum", "outrigger_apiserver", "outrigger_storage"]),
     (
-        "certs/src",
-        &["axum", "tokio", "outrigger_apiserver", "outrigger_storage"],
+        "apiservice/src",
+        &[
+            "axum",
+            "outrigger_apiserver",
+            "outrigger_certs",
+            "outrigger_storage",
+        ],
     ),
     ("apiserver/src", &["tonic", "redb"]),
 ];
