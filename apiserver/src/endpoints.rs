@@ -94,6 +94,11 @@ impl ApiContext {
         &self.0.registry
     }
 
+    /// What is served now, and what will be.
+    fn served_changes(&self) -> published::Receiver<Arc<ServedResources>> {
+        self.0.served.clone()
+    }
+
     fn served(&self) -> Arc<ServedResources> {
         self.0.served.borrow().clone()
     }

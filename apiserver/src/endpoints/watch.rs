@@ -6,10 +6,12 @@
 use super::scope::Endpoint;
 use super::{ApiContext, Call, response};
 use crate::metrics::WatchSeries;
-use crate::negotiation::ResponseKind;
+use crate::negotiation::{ResponseKind, Target};
 use crate::registry::RequestScope;
 use crate::request::context::WatchTermination;
 use crate::request::options::ListOptions;
+use crate::resources::ServedResources;
+use crate::resources::definition::ResourceDefinition;
 use crate::serializer::ObjectEncoder;
 use crate::status::ApiError;
 use axum::body::Body;
@@ -23,12 +25,15 @@ use outrigger_storage::selection_predicate::FieldSelector;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch as published;
 use tokio::time::{Instant, sleep_until};
 
 /// How often a client that allows bookmarks gets one.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// How long before the planned end the last bookmark comes.
 const LAST_BOOKMARK_BEFORE: Duration = Duration::from_secs(2);
+/// How long a watch goes on after its kind went: its last events, those of the deletions, are still on their way.
+const KIND_GONE_GRACE: Duration = Duration::from_secs(2);
 /// Frames that are ready together are sent together, up to this length in bytes.
 const CHUNK_BYTES_MAX: usize = 64 << 10;
 
@@ -42,6 +47,7 @@ pub(super) async fn serve(
     let mut options = ListOptions::parse(&call.context.query, true)?;
     select_name(&scope, &mut options)?;
     let encoder = response::encoder(api, &call, &scope, &representation)?;
+    let has_columns = matches!(representation.target, Target::Table(_));
     let content_type = http::HeaderValue::from_static(encoder.content_type());
     let timeout = options
         .watch_timeout()
@@ -56,6 +62,12 @@ pub(super) async fn serve(
         Err(error) => Body::from(encoder.watch_error(&error)),
         Ok(watch) => Body::from_stream(frames(WatchBody {
             api: api.clone(),
+            kind: Kind {
+                served: Some(api.served_changes()),
+                definition: Arc::clone(&scope.definition),
+                has_columns,
+                checked: false,
+            },
             scope,
             watch,
             encoder,
@@ -92,6 +104,7 @@ pub(super) fn select_name(scope: &RequestScope, options: &mut ListOptions) -> Re
 
 struct WatchBody {
     api: ApiContext,
+    kind: Kind,
     scope: RequestScope,
     watch: Watch,
     encoder: ObjectEncoder,
@@ -108,6 +121,49 @@ struct WatchBody {
     sent: Arc<WatchSeries>,
 }
 
+/// The kind as it was when the watch began.
+struct Kind {
+    /// What is served now; `None` once the kind went.
+    served: Option<published::Receiver<Arc<ServedResources>>>,
+    definition: Arc<ResourceDefinition>,
+    /// The client was told the kind's columns.
+    has_columns: bool,
+    /// What is served now is known to be the kind that it was.
+    checked: bool,
+}
+
+impl Kind {
+    /// Waits until the kind is not served any longer, or is another one under the same name: a client that went on
+    /// watching would take silence for peace.
+    async fn gone(&mut self) {
+        let Some(served) = &mut self.served else {
+            return std::future::pending().await;
+        };
+        let old = &*self.definition;
+        loop {
+            if !self.checked {
+                let served = served.borrow_and_update();
+                let new = served.find(&old.group, &old.version, &old.plural);
+                if !new.is_some_and(|new| goes_on(old, new, self.has_columns)) {
+                    break;
+                }
+                self.checked = true;
+            }
+            if served.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            self.checked = false;
+        }
+        self.served = None;
+    }
+}
+
+/// Whether who watches the one may go on with the other.
+fn goes_on(old: &ResourceDefinition, new: &ResourceDefinition, has_columns: bool) -> bool {
+    let same = (&new.crd_uid, &new.kind, new.namespaced) == (&old.crd_uid, &old.kind, old.namespaced);
+    same && (!has_columns || new.columns == old.columns)
+}
+
 /// What happened next.
 enum Next {
     Events(Result<Vec<WatchEvent>, outrigger_storage::Error>),
@@ -118,16 +174,21 @@ enum Next {
 impl WatchBody {
     /// Waits for whatever comes first. The end goes before events, so that a busy watch ends too.
     async fn next(&mut self) -> Next {
-        let bookmark_at = match self.bookmarks && !self.initial_events {
-            true => self.next_bookmark.min(self.last_bookmark),
-            false => self.end + BOOKMARK_EVERY,
-        };
-        tokio::select! {
-            biased;
-            () = self.termination.0.cancelled() => Next::End,
-            () = sleep_until(self.end) => Next::End,
-            () = sleep_until(bookmark_at) => Next::Bookmark,
-            events = self.watch.next_batch() => Next::Events(events),
+        loop {
+            let bookmark_at = match self.bookmarks && !self.initial_events {
+                true => self.next_bookmark.min(self.last_bookmark),
+                false => self.end + BOOKMARK_EVERY,
+            };
+            tokio::select! {
+                biased;
+                () = self.termination.0.cancelled() => return Next::End,
+                () = sleep_until(self.end) => return Next::End,
+                () = self.kind.gone() => {
+                    self.end = self.end.min(Instant::now() + KIND_GONE_GRACE);
+                }
+                () = sleep_until(bookmark_at) => return Next::Bookmark,
+                events = self.watch.next_batch() => return Next::Events(events),
+            }
         }
     }
 

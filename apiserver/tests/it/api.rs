@@ -34,7 +34,7 @@ pub(crate) struct Api {
     pub(crate) context: ApiContext,
     pub(crate) workload: FederatedStore,
     pub(crate) termination: WatchTermination,
-    _served: watch::Sender<Arc<ServedResources>>,
+    pub(crate) served: watch::Sender<Arc<ServedResources>>,
 }
 
 /// What came back, read whole.
@@ -168,7 +168,7 @@ impl Api {
             context,
             workload,
             termination: WatchTermination::default(),
-            _served: sender,
+            served: sender,
         }
     }
 

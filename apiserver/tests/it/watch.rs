@@ -1,7 +1,48 @@
 //! What watches deliver, and how they begin and end.
 
 use crate::api::{APPS, Api, MERGE, app, version};
+use outrigger_apiserver::resources::definition::ResourceDefinition;
+use outrigger_apiserver::resources::{ServedResources, builtin};
 use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Publishes what is served, with the CRD changed by `change`; `None`: without it.
+fn publish(api: &Api, change: Option<fn(&mut ResourceDefinition)>) {
+    let mut definitions = builtin::definitions();
+    let served = api.served.borrow().clone();
+    let found = served.find("paas.example.com", "v1", "applications");
+    if let Some((old, change)) = found.zip(change) {
+        let mut definition = ResourceDefinition::clone(old);
+        change(&mut definition);
+        definitions.push(Arc::new(definition));
+    }
+    drop(api.served.send(Arc::new(ServedResources::new(definitions))));
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_its_kind_goes_or_becomes_another() {
+    type Change = Option<fn(&mut ResourceDefinition)>;
+    let changes: [(Change, bool); 5] = [
+        (Some(|d| d.fingerprint += 1), true),
+        (Some(|d| d.columns.clear()), true),
+        (Some(|d| d.crd_uid = "another".to_owned()), false),
+        (Some(|d| d.version = "v2".to_owned()), false),
+        (None, false),
+    ];
+    for (i, (change, goes_on)) in changes.into_iter().enumerate() {
+        let api = Api::with_namespaces(&["a"]).await;
+        let mut watch = api
+            .watch(&format!("{APPS}/applications?watch=true&resourceVersion=0"))
+            .await;
+        publish(&api, change);
+        if goes_on {
+            api.app("a", "web").await;
+            assert_eq!(watch.line().await, "ADDED web", "{i}");
+        } else {
+            assert_eq!(watch.line().await, "end", "{i}");
+        }
+    }
+}
 
 fn url(namespace: &str, name: &str) -> String {
     format!("{APPS}/namespaces/{namespace}/applications/{name}")
