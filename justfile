@@ -30,6 +30,10 @@ bench name *args:
     OUTRIGGER_ASSETS=$assets OUTRIGGER_BIN=$target/release/outrigger \
         cargo run --release --locked -p outrigger-tests --bin bench -- {{ name }} {{ args }}
 
+# Write the golden documents anew (discovery, OpenAPI); read the diff before you commit it
+golden:
+    OUTRIGGER_WRITE_GOLDEN=1 cargo test --locked -p outrigger-apiserver --test it golden
+
 # Bans, licences and sources of the dependencies (cargo install cargo-deny --locked)
 deny:
     cargo deny --all-features --locked check bans licenses sources

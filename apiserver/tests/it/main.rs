@@ -3,6 +3,7 @@
 mod api;
 mod auth;
 mod clusters;
+mod golden;
 mod harness;
 mod limits;
 mod shutdown;
