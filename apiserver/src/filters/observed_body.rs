@@ -118,6 +118,16 @@ struct DeadlineBody {
 /// The same response; its body is dropped at `deadline`, or when the client stops to read it, and the client sees that it
 /// is not whole.
 pub fn end_at(response: Response, deadline: Instant) -> Response {
+    timed(response, Some(deadline))
+}
+
+/// The same response, of a request without a deadline; its body is dropped when the client stops to read it. A watch holds
+/// memory for lists while its initial events are on their way, and kube-apiserver too ends watches that are not read.
+pub fn end_when_stalled(response: Response) -> Response {
+    timed(response, None)
+}
+
+fn timed(response: Response, deadline: Option<Instant>) -> Response {
     // What is in memory already needs no more than memory.
     if response.body().size_hint().exact().is_some() {
         return response;
@@ -139,11 +149,11 @@ pub fn end_at(response: Response, deadline: Instant) -> Response {
                     let progress = watched.lock();
                     (progress.last + STALL_MAX, progress.awaited)
                 };
-                if now >= deadline || (!awaited && now >= stalls_at) {
+                if deadline.is_some_and(|deadline| now >= deadline) || (!awaited && now >= stalls_at) {
                     break;
                 }
                 let next = if awaited { now + STALL_MAX } else { stalls_at };
-                tokio::time::sleep_until(next.min(deadline)).await;
+                tokio::time::sleep_until(deadline.map_or(next, |deadline| next.min(deadline))).await;
             }
             let body = taken.lock().take();
             drop(body);
@@ -260,12 +270,16 @@ mod tests {
 
     /// Reads a body whose next piece is `every` seconds away, `pauses` apart; the bytes read until it is cut.
     async fn read(every: u64, pauses: &[u64]) -> usize {
+        read_until(Some(Instant::now() + Duration::from_secs(300)), every, pauses).await
+    }
+
+    async fn read_until(deadline: Option<Instant>, every: u64, pauses: &[u64]) -> usize {
         let pieces = stream::unfold((), move |()| async move {
             tokio::time::sleep(Duration::from_secs(every)).await;
             Some((Ok::<_, std::io::Error>("x"), ()))
         });
         let response = Response::new(Body::from_stream(pieces));
-        let mut body = end_at(response, Instant::now() + Duration::from_secs(300)).into_body();
+        let mut body = timed(response, deadline).into_body();
         let mut bytes = 0;
         for pause in pauses {
             tokio::time::sleep(Duration::from_secs(*pause)).await;
@@ -285,6 +299,9 @@ mod tests {
         // The client waits for us.
         assert_eq!(read(50, &[0, 0, 0]).await, 3);
         assert_eq!(read(120, &[0, 0, 0]).await, 2);
+        // A watch that has nothing to say may be silent for long.
+        assert_eq!(read_until(None, 1000, &[0, 10, 0]).await, 3);
+        assert_eq!(read_until(None, 0, &[0, 10, 25]).await, 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
-//! Adds `Deadline`, and ends the request there. Long-running requests have none.
+//! Adds `Deadline`, and ends the request there. Long-running requests have none; they end when nobody reads them.
 
-use super::observed_body::end_at;
+use super::observed_body::{end_at, end_when_stalled};
 use super::{Info, earlier};
 use crate::request::Query;
 use crate::request::context::Deadline;
@@ -32,7 +32,7 @@ pub async fn request_deadline(
         (Err(response), _) | (_, Err(response)) => return *response,
     };
     if info.is_long_running() {
-        return next.run(request).await;
+        return end_when_stalled(next.run(request).await);
     }
     let timeout = match timeout(&query, max) {
         Ok(timeout) => timeout,
