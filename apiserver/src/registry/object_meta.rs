@@ -375,7 +375,11 @@ fn validate_owner_references(object: &Unstructured, causes: &mut Vec<StatusCause
     for reference in references {
         let text = |name: &str| reference[name].as_str().unwrap_or_default();
         let (api_version, kind) = (text("apiVersion"), text("kind"));
-        let version = api_version.rsplit('/').next().unwrap_or_default();
+        // What has more than a group and a version has none.
+        let version = match api_version.matches('/').count() {
+            0 | 1 => api_version.rsplit('/').next().unwrap_or_default(),
+            _ => "",
+        };
         if version.is_empty() {
             causes.push(field::invalid(
                 format!("{PATH}.apiVersion"),
@@ -570,6 +574,11 @@ mod tests {
             json!({"name": "a", "ownerReferences": [owner("x"), owner("y")]}),
             false,
             &["metadata.ownerReferences"],
+        );
+        check_validate(
+            json!({"name": "a", "ownerReferences": [{"apiVersion": "a/b/c", "kind": "B", "name": "x", "uid": "u"}]}),
+            false,
+            &["metadata.ownerReferences.apiVersion"],
         );
         check_validate(
             json!({"name": "a", "ownerReferences": [{"apiVersion": "v1", "kind": "Event", "name": "x"}]}),
