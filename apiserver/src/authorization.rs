@@ -1,13 +1,20 @@
-//! What a user may do. Standalone: `system:masters` everything, everybody the health paths, others nothing.
+//! What a user may do. Standalone: `system:masters` everything, everybody the health paths, others nothing. In a control
+//! plane kube-apiserver decides about those others.
+
+pub mod delegated;
 
 pub mod path;
 
+mod subject_access_review;
+
 use crate::authentication::{SYSTEM_MASTERS, UserInfo};
-use crate::request::RequestInfo;
+use crate::request::{Query, RequestInfo};
 use crate::status::{ApiError, GroupResource};
+use delegated::{Delegated, DelegatedConfig};
+use path::AlwaysAllowPaths;
 use std::sync::Arc;
 
-/// The proof that a user may do what a request asks. Only [`authorize`] makes one.
+/// The proof that a user may do what a request asks. Only [`Authorizer::authorize`] makes one.
 #[derive(Debug, Clone)]
 pub struct Authorized {
     user: Arc<UserInfo>,
@@ -28,23 +35,102 @@ impl Authorized {
     }
 }
 
-/// Decides.
-///
-/// # Errors
-/// 403, in kube-apiserver's words.
-pub fn authorize(user: &Arc<UserInfo>, info: &Arc<RequestInfo>) -> Result<Authorized, ApiError> {
-    let allowed = user.is_in(SYSTEM_MASTERS) || path::is_public(info);
-    if !allowed {
-        return Err(forbidden(user, info));
-    }
-    Ok(Authorized {
-        user: Arc::clone(user),
-        info: Arc::clone(info),
-    })
+/// Decides what users may. Cheap to clone.
+#[derive(Clone)]
+pub struct Authorizer {
+    paths: AlwaysAllowPaths,
+    /// `None`: standalone.
+    delegated: Option<Delegated>,
 }
 
-/// The refusal of a request, in kube-apiserver's words.
-pub(crate) fn forbidden(user: &UserInfo, info: &RequestInfo) -> ApiError {
+/// What was decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// They may.
+    Allow,
+    /// They may not. The reason may be empty.
+    Deny(String),
+}
+
+impl Default for Authorizer {
+    fn default() -> Self {
+        Self::standalone()
+    }
+}
+
+impl Authorizer {
+    /// `system:masters` may do all, everybody may look at health and version.
+    #[must_use]
+    pub fn standalone() -> Self {
+        Self {
+            paths: AlwaysAllowPaths::standalone(),
+            delegated: None,
+        }
+    }
+
+    /// kube-apiserver decides, but for `system:masters` and the paths of probes.
+    #[must_use]
+    pub fn delegated(config: DelegatedConfig) -> Self {
+        Self {
+            paths: config.always_allow_paths.clone(),
+            delegated: Some(Delegated::new(config)),
+        }
+    }
+
+    /// Whether `system:masters` are few, and not everybody.
+    #[must_use]
+    pub fn is_delegated(&self) -> bool {
+        self.delegated.is_some()
+    }
+
+    /// Decides about a request.
+    ///
+    /// # Errors
+    /// 403, in kube-apiserver's words; 500 when nobody can decide.
+    pub async fn authorize(
+        &self,
+        user: &Arc<UserInfo>,
+        info: &Arc<RequestInfo>,
+        query: &Query,
+    ) -> Result<Authorized, ApiError> {
+        match self.decide(user, info, query).await? {
+            Decision::Allow => Ok(Authorized {
+                user: Arc::clone(user),
+                info: Arc::clone(info),
+            }),
+            Decision::Deny(reason) => Err(forbidden(user, info, &reason)),
+        }
+    }
+
+    /// Decides about something that is no request of its own. Whoever cannot be asked says no, as upstream.
+    ///
+    /// # Errors
+    /// 403, in kube-apiserver's words.
+    pub async fn permit(&self, user: &UserInfo, info: &RequestInfo) -> Result<(), ApiError> {
+        match self.decide(user, info, &Query::default()).await {
+            Ok(Decision::Allow) => Ok(()),
+            Ok(Decision::Deny(reason)) => Err(forbidden(user, info, &reason)),
+            Err(_) => Err(forbidden(user, info, "")),
+        }
+    }
+
+    async fn decide(&self, user: &UserInfo, info: &RequestInfo, query: &Query) -> Result<Decision, ApiError> {
+        if user.is_in(SYSTEM_MASTERS) || self.paths.allow(info) {
+            return Ok(Decision::Allow);
+        }
+        match &self.delegated {
+            Some(delegated) => delegated.decide(user, info, query).await,
+            None => Ok(Decision::Deny(String::new())),
+        }
+    }
+}
+
+/// The refusal of a request, in kube-apiserver's words. What clients wrote is made harmless; the reason is not theirs.
+fn forbidden(user: &UserInfo, info: &RequestInfo, reason: &str) -> ApiError {
+    let because = |cause: &str| match reason {
+        "" => harmless(cause),
+        reason => format!("{}: {reason}", harmless(cause)),
+    };
     let (user, verb) = (quote(&user.name), &info.verb);
     if !info.is_resource_request {
         let cause = format!("User {user} cannot {verb} path {}", quote(&info.path));
@@ -54,7 +140,7 @@ pub(crate) fn forbidden(user: &UserInfo, info: &RequestInfo) -> ApiError {
                 resource: "",
             },
             "",
-            &harmless(&cause),
+            &because(&cause),
         );
     }
     let resource = match info.subresource.as_str() {
@@ -70,7 +156,7 @@ pub(crate) fn forbidden(user: &UserInfo, info: &RequestInfo) -> ApiError {
         quote(&resource),
         quote(&info.api_group)
     );
-    ApiError::forbidden(info.group_resource(), &info.name, &harmless(&cause))
+    ApiError::forbidden(info.group_resource(), &info.name, &because(&cause))
 }
 
 /// What a browser would take for HTML is escaped.
@@ -87,7 +173,7 @@ fn quote(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::Query;
+    use futures::FutureExt;
     use http::Method;
 
     fn check(groups: &[&str], method: Method, path: &str, expect: Result<(), &str>) {
@@ -98,7 +184,10 @@ mod tests {
             ..UserInfo::default()
         });
         let info = RequestInfo::parse(&method, path, &Query::default()).expect("a meaning");
-        let decision = authorize(&user, &Arc::new(info))
+        let decision = Authorizer::standalone()
+            .authorize(&user, &Arc::new(info), &Query::default())
+            .now_or_never()
+            .expect("nothing to wait for")
             .map(|_| ())
             .map_err(|e| (e.code, e.message));
         assert_eq!(
@@ -127,6 +216,20 @@ mod tests {
             Method::POST,
             "/healthz",
             Err("forbidden: User \"jane\" cannot post path \"/healthz\""),
+        );
+    }
+
+    #[test]
+    fn a_reason_follows_the_refusal() {
+        let info = RequestInfo {
+            verb: "get".to_owned(),
+            path: "/<a>".to_owned(),
+            ..RequestInfo::default()
+        };
+        let message = forbidden(&UserInfo::anonymous(), &info, "RBAC: <no>").message;
+        assert_eq!(
+            message,
+            "forbidden: User \"system:anonymous\" cannot get path \"/&lt;a&gt;\": RBAC: <no>"
         );
     }
 

@@ -10,6 +10,8 @@ pub mod authentication;
 
 pub mod authorization;
 
+pub mod reviews;
+
 pub mod endpoints;
 
 pub mod negotiation;

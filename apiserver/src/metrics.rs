@@ -4,6 +4,8 @@
 //! comes after [`REQUEST_SERIES_MAX`] different label sets. It does not know who measures; the store's own metrics are
 //! appended by a collector. There is no `apiserver_storage_objects`: nothing here grows with the number of objects.
 
+pub mod auth;
+
 pub mod process;
 
 pub mod text;
@@ -59,6 +61,7 @@ struct Inner {
     read_only: InFlight,
     mutating: InFlight,
     tls_handshake_errors: AtomicU64,
+    auth: auth::AuthMetrics,
     collectors: RwLock<Vec<Collector>>,
 }
 
@@ -415,6 +418,12 @@ impl ApiMetrics {
         self.inner.tls_handshake_errors.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Where authentication and authorization count.
+    #[must_use]
+    pub fn auth(&self) -> &auth::AuthMetrics {
+        &self.inner.auth
+    }
+
     /// Appends what `collector` says to every answer, after the server's own metrics.
     pub fn add_collector(&self, collector: impl Fn(&mut String) + Send + Sync + 'static) {
         self.inner.collectors.write().push(Box::new(collector));
@@ -427,6 +436,7 @@ impl ApiMetrics {
         self.render_requests(&mut out);
         self.render_watches(&mut out);
         self.render_server(&mut out);
+        self.inner.auth.render(&mut out);
         process::render(&mut out);
         let mut out = out.into_text();
         self.inner

@@ -16,9 +16,9 @@ pub mod tls;
 
 mod request_body;
 
-use crate::authentication::x509;
+use crate::authentication::x509::PeerCertificates;
 use crate::metrics::ApiMetrics;
-use crate::request::context::Connection;
+use crate::request::context::{CloseConnection, Connection};
 use axum::body::Body;
 use axum::response::Response;
 use handler_chain::HandlerChain;
@@ -39,6 +39,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
@@ -221,20 +222,11 @@ async fn connection(
     };
     let (_, session) = stream.get_ref();
     let is_http2 = session.alpn_protocol() == Some(b"h2");
-    let client = match session
+    let peer = session
         .peer_certificates()
-        .and_then(<[_]>::first)
-        .map(x509::user)
-        .transpose()
-    {
-        Ok(client) => client.map(Arc::new),
-        // The certificate is ours and still says nothing: its holder is nobody, as upstream.
-        Err(error) => {
-            tracing::debug!(%error, %remote_addr, "the client certificate names nobody");
-            None
-        }
-    };
-    let connection = Connection { remote_addr, client };
+        .and_then(PeerCertificates::new)
+        .map(Arc::new);
+    let connection = Connection { remote_addr, peer };
     let served = match is_http2 {
         true => serve_http2(stream, connection, &shared).await,
         false => serve_http1(stream, connection, &shared).await,
@@ -244,15 +236,19 @@ async fn connection(
     }
 }
 
-/// Answers a request of this connection.
+/// Answers a request of this connection. `closing` is cancelled when the connection shall take no more of them.
 async fn answer(
     chain: HandlerChain,
     connection: Connection,
+    closing: CancellationToken,
     mut request: Request<Body>,
 ) -> Result<Response, Infallible> {
     let is_head = request.method() == Method::HEAD;
     request.extensions_mut().insert(connection);
     let response = chain.oneshot(request).await?;
+    if response.extensions().get::<CloseConnection>().is_some() {
+        closing.cancel();
+    }
     Ok(if is_head { without_body(response) } else { response })
 }
 
@@ -265,12 +261,14 @@ fn without_body(response: Response) -> Response {
     Response::from_parts(head, Body::empty())
 }
 
-/// Runs a connection to its end: asks it to close when the listener does, and cuts it when the time is up.
+/// Runs a connection to its end: asks it to close when the listener does or one of its responses says so, and cuts it when
+/// the time is up. Asked to close, it takes no more requests; those that run go on, however long they are.
 macro_rules! run_to_end {
-    ($served:ident, $shared:ident) => {{
+    ($served:ident, $closing:ident, $shared:ident) => {{
         let mut served = std::pin::pin!($served);
         tokio::select! {
             result = served.as_mut() => return result,
+            () = $closing.cancelled() => served.as_mut().graceful_shutdown(),
             () = $shared.signals.after_shutdown_delay.signaled() => served.as_mut().graceful_shutdown(),
         }
         tokio::select! {
@@ -289,6 +287,8 @@ async fn serve_http2(
 ) -> Result<(), hyper::Error> {
     let limits = &shared.limits;
     let chain = shared.chain.clone();
+    let closing = CancellationToken::new();
+    let close = closing.clone();
     let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_max)
@@ -303,10 +303,10 @@ async fn serve_http2(
             TokioIo::new(stream),
             service_fn(move |request: Request<Incoming>| {
                 let request = request.map(|body| Body::new(RequestBody::new(body)));
-                answer(chain.clone(), connection.clone(), request)
+                answer(chain.clone(), connection.clone(), close.clone(), request)
             }),
         );
-    run_to_end!(served, shared)
+    run_to_end!(served, closing, shared)
 }
 
 async fn serve_http1(
@@ -315,6 +315,8 @@ async fn serve_http1(
     shared: &Shared,
 ) -> Result<(), hyper::Error> {
     let chain = shared.chain.clone();
+    let closing = CancellationToken::new();
+    let close = closing.clone();
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shared.limits.header_read_timeout)
@@ -322,8 +324,13 @@ async fn serve_http1(
         .serve_connection(
             TokioIo::new(stream),
             service_fn(move |request: Request<Incoming>| {
-                answer(chain.clone(), connection.clone(), request.map(Body::new))
+                answer(
+                    chain.clone(),
+                    connection.clone(),
+                    close.clone(),
+                    request.map(Body::new),
+                )
             }),
         );
-    run_to_end!(served, shared)
+    run_to_end!(served, closing, shared)
 }

@@ -333,10 +333,15 @@ impl ApiError {
     /// Code, Retry-After and nosniff of the response that carries this error, whatever its encoding.
     pub fn write_head(&self, response: &mut Response) {
         *response.status_mut() = StatusCode::from_u16(self.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let seconds = self
+        let said = self
             .details
             .as_ref()
             .map_or(0, |details| details.retry_after_seconds);
+        // Who is refused for a while is always told to come back: client-go then does, by itself.
+        let seconds = match self.code {
+            429 | 503 => said.max(1),
+            _ => said,
+        };
         if seconds > 0 {
             response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }

@@ -1,34 +1,56 @@
 //! Adds `UserInfo`: who asks. What proved it is taken out of the request.
 
-use crate::authentication::{authenticate, is_proof};
-use crate::request::context::{Connection, LoopbackUser};
-use axum::extract::Request;
+use crate::authentication::{ALL_UNAUTHENTICATED, Authenticator, Proofs};
+use crate::metrics::auth::AuthMetrics;
+use crate::request::context::{CloseConnection, Connection, LoopbackUser};
+use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::HeaderName;
+use http::{HeaderName, Version};
+use tokio::time::Instant;
+
+/// What the filter needs.
+#[derive(Clone)]
+pub struct Authentication {
+    /// Who finds out.
+    pub authenticator: Authenticator,
+    /// Where it counts.
+    pub metrics: AuthMetrics,
+}
 
 /// Finds out who asks, or refuses.
-pub async fn authentication(mut request: Request, next: Next) -> Response {
-    let extensions = request.extensions();
-    let user = authenticate(
-        extensions.get::<LoopbackUser>(),
-        extensions.get::<Connection>(),
-        request.headers(),
-    );
-    match user {
+pub async fn authentication(State(state): State<Authentication>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let (mut head, body) = request.into_parts();
+    let proofs = Proofs {
+        loopback: head.extensions.get::<LoopbackUser>(),
+        connection: head.extensions.get::<Connection>(),
+        headers: &head.headers,
+        path: head.uri.path(),
+    };
+    let user = state.authenticator.authenticate(proofs).await;
+    let name = user.as_ref().ok().map(|user| user.name.as_str());
+    state.metrics.authenticated(name, started.elapsed());
+    // Who has shown nothing may not keep an HTTP/2 connection, on which requests are cheaper for them than for us.
+    let is_nobody = user.as_ref().map_or(true, |user| user.is_in(ALL_UNAUTHENTICATED));
+    let ends = is_nobody && state.authenticator.is_delegating() && head.version == Version::HTTP_2;
+    let mut response = match user {
         Ok(user) => {
-            let proofs: Vec<HeaderName> = request
-                .headers()
+            let names = head
+                .headers
                 .keys()
-                .filter(|name| is_proof(name))
-                .cloned()
-                .collect();
-            proofs
-                .iter()
-                .for_each(|name| drop(request.headers_mut().remove(name)));
-            request.extensions_mut().insert(user);
-            next.run(request).await
+                .filter(|name| state.authenticator.is_proof(name));
+            let proofs: Vec<HeaderName> = names.cloned().collect();
+            for proof in proofs {
+                head.headers.remove(proof);
+            }
+            head.extensions.insert(user);
+            next.run(Request::from_parts(head, body)).await
         }
         Err(error) => error.into_response(),
+    };
+    if ends {
+        response.extensions_mut().insert(CloseConnection);
     }
+    response
 }

@@ -2,6 +2,7 @@
 
 use super::observed_body::hold;
 use super::{Info, earlier};
+use crate::authentication::{SYSTEM_MASTERS, UserInfo};
 use crate::metrics::ApiMetrics;
 use crate::request::context::LoopbackUser;
 use crate::status::ApiError;
@@ -19,6 +20,7 @@ const RETRY_AFTER_SECONDS: u32 = 1;
 pub struct MaxInFlight {
     read_only: Arc<Semaphore>,
     mutating: Arc<Semaphore>,
+    masters_pass: bool,
     metrics: ApiMetrics,
 }
 
@@ -29,13 +31,24 @@ impl MaxInFlight {
         Self {
             read_only: Arc::new(Semaphore::new(read_only_max)),
             mutating: Arc::new(Semaphore::new(mutating_max)),
+            masters_pass: false,
             metrics,
+        }
+    }
+
+    /// The same; `system:masters` pass when there is no place, if `pass` says so. In a control plane they are few, and
+    /// the probe that decides whether our APIs are available is one of them.
+    #[must_use]
+    pub fn masters_pass(self, pass: bool) -> Self {
+        Self {
+            masters_pass: pass,
+            ..self
         }
     }
 }
 
 /// Takes a place until the last byte of the response is sent. Long-running requests need none, and neither do those from
-/// inside: controllers must not starve behind clients. (Upstream also lets `system:masters` pass; here all clients are.)
+/// inside: controllers must not starve behind clients.
 pub async fn max_in_flight(State(limits): State<MaxInFlight>, request: Request, next: Next) -> Response {
     let info: Info = match earlier(&request) {
         Ok(info) => info,
@@ -52,6 +65,10 @@ pub async fn max_in_flight(State(limits): State<MaxInFlight>, request: Request, 
         &limits.read_only
     };
     let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+        let user = request.extensions().get::<Arc<UserInfo>>();
+        if limits.masters_pass && user.is_some_and(|user| user.is_in(SYSTEM_MASTERS)) {
+            return next.run(request).await;
+        }
         return ApiError::too_many_requests(
             "Too many requests, please try again later.",
             RETRY_AFTER_SECONDS,

@@ -5,6 +5,7 @@
 
 use super::{Query, RequestInfo};
 use crate::authentication::UserInfo;
+use crate::authentication::x509::PeerCertificates;
 use crate::authorization::Authorized;
 use crate::metrics::ApiMetrics;
 use crate::status::ApiError;
@@ -20,13 +21,18 @@ use tokio_util::sync::CancellationToken;
 pub struct Connection {
     /// The peer.
     pub remote_addr: SocketAddr,
-    /// Whom the client certificate names, if there was one (it has been verified).
-    pub client: Option<Arc<UserInfo>>,
+    /// The certificates that the peer has shown, if any. The handshake has verified them against the authorities that
+    /// it was given; what they are worth now is said by authentication.
+    pub peer: Option<Arc<PeerCertificates>>,
 }
 
 /// Who asks, for requests from inside the process. No code that reads from the network makes one.
 #[derive(Debug, Clone)]
 pub struct LoopbackUser(pub Arc<UserInfo>);
+
+/// In a response: the connection it goes out on takes no more requests (HTTP/2: GOAWAY). What runs on it goes on.
+#[derive(Debug, Clone, Copy)]
+pub struct CloseConnection;
 
 /// The request's `Audit-ID`: the client's, or one of ours.
 #[derive(Debug, Clone)]

@@ -32,6 +32,10 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+/// The body of `/api/v1/large`.
+pub(crate) const LARGE_CHUNKS: usize = 128;
+pub(crate) const LARGE_CHUNK_BYTES: usize = 32 * 1024;
+
 /// A running server.
 pub(crate) struct TestServer {
     pub(crate) addr: SocketAddr,
@@ -70,11 +74,11 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
-pub(crate) fn server_config(ca: &Authority) -> Arc<rustls::ServerConfig> {
+pub(crate) fn serving_certificate(ca: &Authority) -> Arc<ServingCertificate> {
     let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
     let leaf = LeafRequest {
         common_name: "outrigger".to_owned(),
@@ -84,10 +88,13 @@ pub(crate) fn server_config(ca: &Authority) -> Arc<rustls::ServerConfig> {
         days: 2,
     };
     let issued = ca.issue(&leaf, now()).expect("a serving certificate");
-    let certificate = ServingCertificate::new(&issued, provider()).expect("a serving certificate");
+    Arc::new(ServingCertificate::new(&issued, provider()).expect("a serving certificate"))
+}
+
+pub(crate) fn server_config(ca: &Authority) -> Arc<rustls::ServerConfig> {
     let roots = trust_anchors(ca.certificate_pem(), "ca").expect("a CA");
     Arc::new(
-        tls::server_config(Arc::new(certificate), Some(Arc::new(roots)), &provider())
+        tls::server_config(serving_certificate(ca), Some(Arc::new(roots)), &provider())
             .expect("a TLS configuration"),
     )
 }
@@ -316,6 +323,11 @@ fn endpoints(gate: Arc<Semaphore>) -> Endpoints {
                     });
                     Response::new(Body::from_stream(chunks))
                 }
+                "large" => {
+                    let chunks =
+                        (0..LARGE_CHUNKS).map(|_| Ok::<_, Infallible>(vec![b'x'; LARGE_CHUNK_BYTES]));
+                    Response::new(Body::from_stream(stream::iter(chunks)))
+                }
                 "warnings" => {
                     context.warnings.add("this is \"deprecated\"");
                     "ok".into_response()
@@ -323,8 +335,9 @@ fn endpoints(gate: Arc<Semaphore>) -> Endpoints {
                 "users" => {
                     let user = context.user;
                     let headers: Vec<&str> = head.headers.keys().map(http::HeaderName::as_str).collect();
-                    let answer =
-                        serde_json::json!({"name": user.name, "groups": user.groups, "headers": headers});
+                    let answer = serde_json::json!({
+                        "name": user.name, "uid": user.uid, "groups": user.groups, "extra": user.extra, "headers": headers,
+                    });
                     answer.to_string().into_response()
                 }
                 _ => match context.info.path.as_str() {

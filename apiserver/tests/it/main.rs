@@ -2,7 +2,10 @@
 
 mod api;
 mod auth;
+mod client_ca;
 mod clusters;
+mod control_plane;
+mod delegation;
 mod golden;
 mod harness;
 mod limits;
