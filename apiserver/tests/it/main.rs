@@ -8,6 +8,7 @@ mod control_plane;
 mod delegation;
 mod golden;
 mod harness;
+mod http2;
 mod limits;
 mod shutdown;
 mod verbs;
