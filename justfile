@@ -16,6 +16,23 @@ test:
 e2e:
     tests/run --only e2e
 
+# Charts, kustomizations and their scripts
+deploy:
+    tests/run --only deploy
+
+# Write the goldens of deploy/ and the manifests that are copies, then compare
+goldens:
+    OUTRIGGER_REWRITE=1 tests/run --only deploy
+    tests/run --only deploy
+
+# The server's rights alone, for a namespace and an account of yours
+rbac namespace="outrigger-system" account="outrigger":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    assets=$(tests/assets/get helm | tail -n 1)
+    "$assets/helm" template outrigger deploy/helm/outrigger --namespace {{ namespace }} \
+        --set serviceAccount.name={{ account }} --show-only templates/rbac.yaml
+
 # The federation protocol on this many seeds
 sim seeds="1000":
     OUTRIGGER_SEEDS={{ seeds }} tests/run --only simulation
