@@ -16,6 +16,7 @@ use outrigger_apiserver::server::ServerLimits;
 use outrigger_apiserver::server::handler_chain::ChainConfig;
 use outrigger_apiserver::server::tls;
 use outrigger_certs::{Authority, Issued, LeafRequest, Usage};
+use outrigger_storage::federated::WallClock;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,6 +73,46 @@ fn parse(clients: &Authority, proxies: &Authority) -> Arc<ClientCas> {
     Arc::new(ClientCas::parse(&data, &ClientCas::default(), &provider()).expect("well formed"))
 }
 
+/// A server that asks the control plane behind `client`.
+pub(crate) async fn serve(
+    client: kube::Client,
+    cas: watch::Receiver<Arc<ClientCas>>,
+    anonymous: Anonymous,
+    wall_clock: WallClock,
+    config: ChainConfig,
+) -> TestServer {
+    let metrics = ApiMetrics::default();
+    let config = ChainConfig {
+        authenticator: Authenticator::delegating(DelegatingConfig {
+            client: client.clone(),
+            client_cas: cas.clone(),
+            anonymous,
+            wall_clock,
+            metrics: metrics.auth().clone(),
+            seed: 1,
+        }),
+        authorizer: Authorizer::delegated(DelegatedConfig {
+            client,
+            always_allow_paths: AlwaysAllowPaths::default(),
+            metrics: metrics.auth().clone(),
+            seed: 2,
+        }),
+        metrics,
+        ..config
+    };
+    let server = TestServer::start_with(ServerLimits::default(), config).await;
+    let certificate = serving_certificate(&server.ca);
+    let first = tls::delegating_config(certificate.clone(), &cas.borrow(), &provider()).expect("TLS");
+    server.tls.send_replace(Arc::new(first));
+    tokio::spawn(tls::follow_client_cas(
+        certificate,
+        cas,
+        provider(),
+        server.tls.clone(),
+    ));
+    server
+}
+
 impl World {
     async fn start() -> Self {
         Self::start_with(Anonymous::default(), ChainConfig::default()).await
@@ -83,35 +124,8 @@ impl World {
         let (cas, seen) = watch::channel(parse(&clients, &proxies));
         let wall_ms = Arc::new(AtomicU64::new(u64::try_from(now()).expect("after 1970") * 1000));
         let clock = Arc::clone(&wall_ms);
-        let metrics = ApiMetrics::default();
-        let config = ChainConfig {
-            authenticator: Authenticator::delegating(DelegatingConfig {
-                client: control_plane.client(),
-                client_cas: seen.clone(),
-                anonymous,
-                wall_clock: Arc::new(move || clock.load(Ordering::Relaxed)),
-                metrics: metrics.auth().clone(),
-                seed: 1,
-            }),
-            authorizer: Authorizer::delegated(DelegatedConfig {
-                client: control_plane.client(),
-                always_allow_paths: AlwaysAllowPaths::default(),
-                metrics: metrics.auth().clone(),
-                seed: 2,
-            }),
-            metrics,
-            ..config
-        };
-        let server = TestServer::start_with(ServerLimits::default(), config).await;
-        let certificate = serving_certificate(&server.ca);
-        let first = tls::delegating_config(certificate.clone(), &seen.borrow(), &provider()).expect("TLS");
-        server.tls.send_replace(Arc::new(first));
-        tokio::spawn(tls::follow_client_cas(
-            certificate,
-            seen,
-            provider(),
-            server.tls.clone(),
-        ));
+        let clock = Arc::new(move || clock.load(Ordering::Relaxed));
+        let server = serve(control_plane.client(), seen, anonymous, clock, config).await;
         Self {
             server,
             control_plane,
