@@ -5,7 +5,7 @@ use outrigger_storage::testing::etcd_server::EtcdServer;
 use outrigger_tests::kubectl::{Kubectl, asset};
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -64,6 +64,11 @@ impl ControlPlane {
         };
         this.wait_until_ready();
         this
+    }
+
+    /// The administrator's.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
     }
 
     fn wait_until_ready(&mut self) {

@@ -150,6 +150,18 @@ pub(crate) fn array<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
         .unwrap_or_default()
 }
 
+/// Installs or upgrades a release of a chart on this control plane; no hook runs, because nothing runs jobs there.
+pub(crate) fn helm_upgrade(kubeconfig: &Path, case: Case, args: &[&str]) {
+    let mut command = tool("helm");
+    command
+        .args(["upgrade", "--install", case.release()])
+        .arg(deploy().join("helm").join(case.chart))
+        .args(["--namespace", case.namespace(), "--no-hooks"])
+        .args(args)
+        .env("KUBECONFIG", kubeconfig);
+    let _ = run(command);
+}
+
 /// A program without the user's own settings.
 fn tool(name: &str) -> Command {
     let mut command = Command::new(asset(name));

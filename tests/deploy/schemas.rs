@@ -2,7 +2,7 @@
 
 use crate::control_plane::ControlPlane;
 use crate::etcd_chart::generated_key;
-use crate::render::{CASES, KUSTOMIZATIONS, deploy, kustomize, string};
+use crate::render::{CASES, Case, KUSTOMIZATIONS, deploy, helm_upgrade, kustomize, string};
 use serde_json::Value;
 use std::fs;
 
@@ -101,6 +101,86 @@ async fn a_real_api_server_accepts_every_manifest() {
 
     what_a_cluster_may_say(&control_plane);
     what_an_operator_sees(&control_plane);
+    what_the_server_may_do(&control_plane);
+    certificates_outlive_upgrades(&control_plane);
+}
+
+/// The chart's rights, as kube-apiserver's RBAC decides about them.
+fn what_the_server_may_do(control_plane: &ControlPlane) {
+    let kubectl = &control_plane.kubectl;
+    let rights = [
+        "--show-only=templates/rbac.yaml",
+        "--set=rbac.distributedGroups={paas.example.com}",
+    ];
+    let text = Case::of("outrigger", "default").text_with(&rights);
+    let _ = kubectl.ok_with(&["apply", "-f", "-"], &text);
+    let may = |args: &[&str]| {
+        let account = "--as=system:serviceaccount:outrigger-system:outrigger";
+        let answer = kubectl.output(&[&["auth", "can-i", account, "-q"], args].concat(), "");
+        answer.status.success()
+    };
+    let own = "--namespace=outrigger-system";
+    for args in [
+        &["create", "tokenreviews.authentication.k8s.io"][..],
+        &["create", "subjectaccessreviews.authorization.k8s.io"],
+        &[
+            "watch",
+            "configmap/extension-apiserver-authentication",
+            "--namespace=kube-system",
+        ],
+        &["patch", "customresourcedefinitions"],
+        &["patch", "customresourcedefinitions/status"],
+        &["create", "apiservices.apiregistration.k8s.io"],
+        &[
+            "create",
+            "validatingadmissionpolicybindings.admissionregistration.k8s.io",
+        ],
+        &["create", "namespaceplacements.outrigger.dev"],
+        &["create", "leases.coordination.k8s.io", own],
+        &["update", "secrets", own],
+        &["create", "events.events.k8s.io", "--namespace=default"],
+        &["list", "applications.paas.example.com", "-A"],
+    ] {
+        assert!(may(args), "{args:?} is denied");
+    }
+    for args in [
+        &["get", "secrets", "--namespace=kube-system"][..],
+        &["list", "secrets", "-A"],
+        &["delete", "secrets", own],
+        &["get", "configmap/other", "--namespace=kube-system"],
+        &["create", "pods", own],
+        &["patch", "namespaces"],
+        &["delete", "customresourcedefinitions"],
+        &["create", "applications.paas.example.com", "-A"],
+        &["create", "clusterroles.rbac.authorization.k8s.io"],
+        &["impersonate", "users"],
+    ] {
+        assert!(!may(args), "{args:?} is allowed");
+    }
+}
+
+/// What Helm made it finds again, and only what has other names is made anew.
+fn certificates_outlive_upgrades(control_plane: &ControlPlane) {
+    let upgrade = |args: &[&str]| {
+        helm_upgrade(
+            &control_plane.kubeconfig(),
+            Case::of("outrigger-etcd", "default"),
+            args,
+        );
+        ["ca", "server", "root", "client"].map(|what| {
+            let secret = format!("secret/east-outrigger-etcd-{what}");
+            let args = ["get", &secret, "-n", "outrigger-etcd", "-o", "jsonpath={.data}"];
+            control_plane.kubectl.ok(&args)
+        })
+    };
+    let first = upgrade(&[]);
+    assert!(first.iter().all(|data| data.contains("tls.key")));
+    assert_eq!(upgrade(&[]), first);
+    let address = ["--set", "tls.extraIPs={192.0.2.1}"];
+    let second = upgrade(&address);
+    let is_kept = [0, 1, 2, 3].map(|i| first[i] == second[i]);
+    assert_eq!(is_kept, [true, false, true, true]);
+    assert_eq!(upgrade(&address), second);
 }
 
 /// WorkloadClusters that are refused, each with the words that say why.
