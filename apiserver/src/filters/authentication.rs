@@ -31,9 +31,13 @@ pub async fn authentication(State(state): State<Authentication>, request: Reques
     let user = state.authenticator.authenticate(proofs).await;
     let name = user.as_ref().ok().map(|user| user.name.as_str());
     state.metrics.authenticated(name, started.elapsed());
-    // Who has shown nothing may not keep an HTTP/2 connection, on which requests are cheaper for them than for us.
+    // Who has shown nothing may not keep an HTTP/2 connection, on which requests are cheaper for them than for us. The
+    // front proxy keeps its own, whomever it speaks for.
     let is_nobody = user.as_ref().map_or(true, |user| user.is_in(ALL_UNAUTHENTICATED));
-    let ends = is_nobody && state.authenticator.is_delegating() && head.version == Version::HTTP_2;
+    let connection = head.extensions.get::<Connection>();
+    let shows_nothing = connection.is_some_and(|connection| connection.peer.is_none());
+    let is_http2 = head.version == Version::HTTP_2;
+    let ends = is_nobody && shows_nothing && is_http2 && state.authenticator.is_delegating();
     let mut response = match user {
         Ok(user) => {
             let names = head

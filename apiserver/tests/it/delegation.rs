@@ -510,6 +510,24 @@ async fn nobody_may_probe_and_loses_the_connection() {
 }
 
 #[tokio::test]
+async fn the_front_proxy_keeps_its_connection_whomever_it_speaks_for() {
+    let world = World::start().await;
+    let [_, Some(client)] = &mut world.connections(Shown::FrontProxy).await[..] else {
+        panic!("two connections")
+    };
+    let nobody = [
+        ("x-remote-user", "system:anonymous"),
+        ("x-remote-group", "system:unauthenticated"),
+    ];
+    for _ in 0..20 {
+        let answer = ask(client, &nobody).await;
+        assert_eq!(outcome(&answer), user("system:anonymous"));
+        assert_eq!(answer.json()["groups"], json!(["system:unauthenticated"]));
+        assert_eq!(ask(client, &[]).await.code, 401);
+    }
+}
+
+#[tokio::test]
 async fn kube_apiserver_decides_and_is_asked_once() {
     let world = World::start().await;
     let [_, Some(client)] = &mut world.connections(Shown::FrontProxy).await[..] else {

@@ -1,5 +1,6 @@
 //! HTTP/2 as the aggregator uses it: one connection for everything.
 
+use crate::api::{APPS, Api};
 use crate::harness::{Client, TestServer};
 use bytes::Bytes;
 use futures::future::join_all;
@@ -50,6 +51,24 @@ async fn a_thousand_watches_share_a_connection_with_requests() {
     for body in watches {
         let rest = body.collect().await.expect("a clean end").to_bytes();
         assert_eq!(&rest[..], b"END\n");
+    }
+}
+
+/// Row 26, the other half: kinds without a protobuf form are answered in JSON to whoever takes that too.
+#[tokio::test]
+async fn protobuf_first_is_answered_in_json() {
+    let api = Api::with_namespaces(&["a"]).await;
+    api.app("a", "web").await;
+    let list = format!("{APPS}/namespaces/a/applications");
+    let one = format!("{list}/web");
+    for uri in [&list, &one] {
+        let accept = [("accept", PROTOBUF_FIRST)];
+        let answer = api.call(Method::GET, uri, &accept, "").await;
+        assert_eq!(answer.headers["content-type"], "application/json", "{uri}");
+        answer.expect(200);
+        let only = [("accept", "application/vnd.kubernetes.protobuf")];
+        let answer = api.call(Method::GET, uri, &only, "").await;
+        answer.error(406, "NotAcceptable");
     }
 }
 
