@@ -13,7 +13,8 @@ use tokio::time::{Instant, sleep, timeout};
 const TRIES_MAX: u64 = 5;
 /// How long clients write.
 const WRITING: Duration = Duration::from_secs(4);
-/// What one client gets of what the round trip allows.
+/// What one client gets at least of what the round trip allows.
+const SHARE_MIN: f64 = 0.6;
 
 /// Names from the `first` on, written by one client one after the other, and the most tries that one of them took.
 async fn write(
@@ -113,7 +114,11 @@ async fn check(round_trip: Duration) {
         assert!(!written.is_empty(), "{round_trip:?}: a client got nothing done");
     }
     let share = one.0.len() as f64 / plain as f64;
-    assert!("{round_trip:?}: {} writes beside {plain} plain ones", one.0.len());
+    assert!(
+        share >= SHARE_MIN,
+        "{round_trip:?}: {} writes beside {plain} plain ones",
+        one.0.len()
+    );
     let results = three.into_iter().chain([one]);
     // Every write arrives at the watch, once, in the order of the resource versions.
     let mut missing: BTreeSet<String> = results.flat_map(|(written, _)| written).collect();
