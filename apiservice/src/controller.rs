@@ -115,6 +115,8 @@ struct Memory {
     released: BTreeMap<String, Instant>,
     /// What was said of it last, so that an event is sent once.
     said: BTreeMap<String, condition::Finding>,
+    /// There were no guards, not even forgotten ones, when it was last looked.
+    has_no_guards: bool,
     /// The last failure of a CRD or an APIService, or of the pass itself.
     failed: BTreeMap<String, String>,
 }

@@ -79,6 +79,19 @@ pub(crate) fn probe(crd: &str, namespace: &str) -> Value {
     })
 }
 
+/// Whether what is found has everything that is wanted. What kube-apiserver adds as a default does not count.
+pub(crate) fn covers(found: &Value, wanted: &Value) -> bool {
+    match (found, wanted) {
+        (Value::Object(found), Value::Object(wanted)) => wanted
+            .iter()
+            .all(|(key, value)| found.get(key).is_some_and(|found| covers(found, value))),
+        (Value::Array(found), Value::Array(wanted)) => {
+            found.len() == wanted.len() && found.iter().zip(wanted).all(|(f, w)| covers(f, w))
+        }
+        (found, wanted) => found == wanted,
+    }
+}
+
 fn metadata(name: &str, crd: &Crd) -> Value {
     json!({
         "name": name,
@@ -90,6 +103,25 @@ fn metadata(name: &str, crd: &Crd) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn defaults_are_no_difference() {
+        let check = |found: Value, expect: bool| {
+            let wanted = json!({"rules": [{"groups": ["a"]}], "actions": ["Deny"]});
+            assert_eq!(covers(&found, &wanted), expect, "{found}");
+        };
+        check(
+            json!({"rules": [{"groups": ["a"], "scope": "*"}], "actions": ["Deny"], "more": {}}),
+            true,
+        );
+        check(json!({"rules": [{"groups": ["a"]}], "actions": ["Audit"]}), false);
+        check(
+            json!({"rules": [{"groups": ["a", "b"]}], "actions": ["Deny"]}),
+            false,
+        );
+        check(json!({"rules": [], "actions": ["Deny"]}), false);
+        check(json!({"actions": ["Deny"]}), false);
+    }
 
     #[test]
     fn names_fit() {

@@ -15,6 +15,7 @@ use kube::runtime::events::{Event, EventType};
 use kube::{Api, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How long one request may take.
@@ -56,6 +57,8 @@ impl ActionError {
 }
 
 type Result<T> = std::result::Result<T, ActionError>;
+/// CRDs that have a guard, and whether it is whole.
+pub(super) type Guards = BTreeMap<String, bool>;
 
 async fn attempt<T>(attempt: &str, request: impl Future<Output = kube::Result<T>>) -> Result<T> {
     match tokio::time::timeout(REQUEST, request).await {
@@ -355,47 +358,72 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Worker<B> {
     }
 
     /// The admission of the cluster, and the CRDs that have guards.
-    pub(super) async fn read_admission(&self) -> Result<(Admission, Vec<String>)> {
+    pub(super) async fn read_admission(&self) -> Result<(Admission, Guards)> {
         let mut admission = Admission::default();
-        for (kind, plural) in [
-            (
-                "ValidatingWebhookConfiguration",
-                "validatingwebhookconfigurations",
-            ),
-            ("MutatingWebhookConfiguration", "mutatingwebhookconfigurations"),
-        ] {
-            for (name, _, mut found) in self.list::<WebhookConfiguration>(kind, plural).await? {
-                found.shown = format!("{kind} {name}");
+        for family in ["Validating", "Mutating"] {
+            let kind = format!("{family}WebhookConfiguration");
+            let plural = kind.to_lowercase() + "s";
+            for object in self.list(&kind, &plural).await? {
+                let mut found: WebhookConfiguration = parse(&object)?;
+                found.shown = format!("{kind} {}", object.name_any());
                 admission.webhooks.push(found);
             }
         }
-        let mut guarded = Vec::new();
+        let (mut policies, mut bindings) = (Vec::new(), Vec::new());
         for family in ["Validating", "Mutating"] {
             let kind = format!("{family}AdmissionPolicy");
-            let plural = format!("{}admissionpolicies", family.to_lowercase());
-            for (name, guards, mut found) in self.list::<Policy>(&kind, &plural).await? {
-                guarded.extend(guards.filter(|crd| guard::name(crd) == name));
-                found.shown = format!("{kind} {name}");
-                (found.name, found.family) = (name, family);
+            let lower = family.to_lowercase();
+            for object in self.list(&kind, &format!("{lower}admissionpolicies")).await? {
+                let mut found: Policy = parse(&object)?;
+                found.shown = format!("{kind} {}", object.name_any());
+                (found.name, found.family) = (object.name_any(), family);
                 admission.policies.push(found);
+                policies.push(object);
             }
             let kind = format!("{kind}Binding");
-            let plural = format!("{}admissionpolicybindings", family.to_lowercase());
-            for (_, _, mut found) in self.list::<Binding>(&kind, &plural).await? {
+            for object in self
+                .list(&kind, &format!("{lower}admissionpolicybindings"))
+                .await?
+            {
+                let mut found: Binding = parse(&object)?;
                 found.family = family;
                 admission.bindings.push(found);
+                bindings.push(object);
             }
         }
-        Ok((admission, guarded))
+        Ok((admission, self.guards(&policies, &bindings)))
+    }
+
+    /// The CRDs that have a guard or a part of one, and whether it is whole and as it should be.
+    fn guards(&self, policies: &[DynamicObject], bindings: &[DynamicObject]) -> Guards {
+        let guarded = |object: &DynamicObject| {
+            let crd = object.annotations().get(guard::GUARD_ANNOTATION)?;
+            (guard::name(crd) == object.name_any()).then(|| crd.clone())
+        };
+        let is_right = |crd: &str, objects: &[DynamicObject], wanted: fn(&Crd) -> Value| {
+            let crd = self.crds.known.get(crd);
+            crd.is_some_and(|crd| {
+                let (name, wanted) = (guard::name(&crd.name), wanted(crd));
+                let mut found = objects.iter().filter(|o| o.name_any() == name);
+                found.any(|o| {
+                    o.data
+                        .get("spec")
+                        .is_some_and(|spec| guard::covers(spec, &wanted["spec"]))
+                })
+            })
+        };
+        let crds = policies.iter().chain(bindings).filter_map(guarded);
+        crds.map(|crd| {
+            let is_whole =
+                is_right(&crd, policies, guard::policy) && is_right(&crd, bindings, guard::binding);
+            (crd, is_whole)
+        })
+        .collect()
     }
 
     /// All objects of a kind of admission, in the newest version that the control plane serves; none if it has no such
-    /// kind. Each with its name and the CRD that it guards.
-    async fn list<T: DeserializeOwned>(
-        &self,
-        kind: &str,
-        plural: &str,
-    ) -> Result<Vec<(String, Option<String>, T)>> {
+    /// kind.
+    async fn list(&self, kind: &str, plural: &str) -> Result<Vec<DynamicObject>> {
         for version in ["v1", "v1beta1", "v1alpha1"] {
             match self.list_version(version, kind, plural).await {
                 Err(error) if error.code() == Some(404) => {}
@@ -405,32 +433,27 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Worker<B> {
         Ok(Vec::new())
     }
 
-    async fn list_version<T: DeserializeOwned>(
-        &self,
-        version: &str,
-        kind: &str,
-        plural: &str,
-    ) -> Result<Vec<(String, Option<String>, T)>> {
+    async fn list_version(&self, version: &str, kind: &str, plural: &str) -> Result<Vec<DynamicObject>> {
         let api = self.api(&resource(ADMISSION, version, kind, plural));
         let what = format!("a list of {plural}");
         let (mut all, mut params) = (Vec::new(), ListParams::default().limit(PER_PAGE));
         loop {
             let page = attempt(&what, api.list(&params)).await?;
-            for object in page.items {
-                let name = object.name_any();
-                let guards = object.annotations().get(guard::GUARD_ANNOTATION).cloned();
-                let read = serde_json::from_value(object.data).map_err(|e| ActionError::Request {
-                    attempt: format!("{kind} {name}"),
-                    source: Box::new(kube::Error::SerdeError(e)),
-                })?;
-                all.push((name, guards, read));
-            }
+            all.extend(page.items);
             match page.metadata.continue_.filter(|c| !c.is_empty()) {
                 None => return Ok(all),
                 Some(token) => params = params.continue_token(&token),
             }
         }
     }
+}
+
+/// What of an object of admission matters.
+fn parse<T: DeserializeOwned>(object: &DynamicObject) -> Result<T> {
+    serde_json::from_value(object.data.clone()).map_err(|e| ActionError::Request {
+        attempt: format!("what {} says", object.name_any()),
+        source: Box::new(kube::Error::SerdeError(e)),
+    })
 }
 
 /// Reasons that are steps of a way, not obstacles.

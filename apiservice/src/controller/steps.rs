@@ -18,7 +18,10 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Worker<B> {
     pub(super) async fn reconcile(&mut self) -> Result<bool> {
         let is_concerned = |c: &Crd| c.is_wanted || c.has_finalizer || c.phase != Phase::Away;
         let is_ours = |a: &crate::crd::ApiService| a.service.as_ref() == Some(&self.config.service);
-        if !self.crds.known.values().any(is_concerned) && !self.api_services.known.values().any(is_ours) {
+        let is_anything = self.crds.known.values().any(is_concerned)
+            || self.api_services.known.values().any(is_ours)
+            || !self.memory.has_no_guards;
+        if !is_anything {
             return Ok(true);
         }
         // What somebody deleted or edited comes first: it must be right at once, whatever else can be read.
@@ -48,8 +51,8 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Worker<B> {
                     .get(&crd.name)
                     .cloned()
                     .unwrap_or(Verdict::LeaveAlone);
-                let has_guard = guarded.contains(&crd.name);
-                let result = self.keep(&crd, verdict, has_guard).await;
+                let guard = guarded.get(&crd.name).copied();
+                let result = self.keep(&crd, verdict, guard).await;
                 is_done &= self.settled(&crd.name, result);
             }
             if let Some(first) = taken.first() {
@@ -61,10 +64,11 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Worker<B> {
                 is_done &= self.settled(&first.name, result);
             }
         }
-        let is_known = |crd: &&String| !self.crds.known.contains_key(*crd);
-        for orphan in guarded.iter().filter(is_known) {
+        let is_orphan = |crd: &&String| !self.crds.known.contains_key(*crd);
+        for orphan in guarded.keys().filter(is_orphan) {
             self.remove_guard(orphan).await?;
         }
+        self.memory.has_no_guards = guarded.is_empty();
         let known: BTreeSet<String> = self.crds.known.keys().cloned().collect();
         self.memory.said.retain(|name, _| known.contains(name));
         let is_known = |name: &String| {
@@ -89,17 +93,17 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Worker<B> {
     }
 
     /// A kind that neither comes nor goes. Whether nothing is to be waited for.
-    async fn keep(&mut self, crd: &Crd, verdict: Verdict, has_guard: bool) -> Result<bool> {
+    async fn keep(&mut self, crd: &Crd, verdict: Verdict, guard: Option<bool>) -> Result<bool> {
         match verdict {
-            Verdict::Hold(finding) => self.hold(crd, finding, has_guard).await,
+            Verdict::Hold(finding) => self.hold(crd, finding, guard).await,
             Verdict::Remove => self.remove(crd).await,
             Verdict::Refused(finding) => {
-                self.clean(crd, has_guard).await?;
+                self.clean(crd, guard.is_some()).await?;
                 self.say(crd, Some(&finding), false).await
             }
             // The others are not for single kinds.
             _ => {
-                self.clean(crd, has_guard).await?;
+                self.clean(crd, guard.is_some()).await?;
                 self.say(crd, None, false).await
             }
         }
@@ -116,9 +120,13 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Worker<B> {
         self.set_finalizer(crd, false).await
     }
 
-    async fn hold(&mut self, crd: &Crd, finding: Option<Finding>, has_guard: bool) -> Result<bool> {
+    async fn hold(&mut self, crd: &Crd, finding: Option<Finding>, guard: Option<bool>) -> Result<bool> {
         self.memory.released.remove(&crd.name);
-        if !has_guard {
+        if guard == Some(false) {
+            // What others added, apply cannot remove.
+            self.remove_guard(&crd.name).await?;
+        }
+        if guard != Some(true) {
             self.put_guard(crd).await?;
         }
         self.set_finalizer(crd, true).await?;

@@ -350,6 +350,36 @@ async fn it_is_taken_over_and_stays_so(story: &Story) {
         "with all its versions"
     );
 
+    // Half a guard is none.
+    let binding = resource(
+        "admissionregistration.k8s.io/v1",
+        "ValidatingAdmissionPolicyBinding",
+        "validatingadmissionpolicybindings",
+    );
+    let bindings: Api<DynamicObject> = Api::all_with(story.client.clone(), &binding);
+    let guard = "outrigger-guard.apps.a.example.com";
+    let audit = json!({"spec": {"validationActions": ["Audit"]}});
+    let edited = bindings
+        .patch(guard, &PatchParams::default(), &Patch::Merge(&audit))
+        .await;
+    edited.expect("edited");
+    story
+        .until("the guard is put right after an edit", async || {
+            let found = bindings.get_opt(guard).await.expect("an answer");
+            found.is_some_and(|f| f.data["spec"]["validationActions"] == json!(["Deny"]))
+        })
+        .await;
+    bindings
+        .delete(guard, &DeleteParams::default())
+        .await
+        .expect("deleted");
+    story
+        .until("and after deletion", async || story.guards(group).await == 2)
+        .await;
+
+    // kube-apiserver takes policies up once a second.
+    sleep(Duration::from_secs(4)).await;
+
     // Whatever is done to the APIService: nothing lands in the old store, and it is put right.
     let delete = story
         .api_services()
