@@ -7,6 +7,7 @@ pub mod backends;
 pub mod collection;
 pub mod definitions;
 pub mod garbage_collector;
+pub mod leader_election;
 pub mod namespaces;
 
 use kube::api::{ApiResource, DynamicObject};
