@@ -3,18 +3,35 @@
 //!
 //! ```text
 //! stores ─▶ registry ─▶ endpoints ─▶ routes ─▶ chain of filters ─▶ listener
-//!                                                       └─▶ loopback ─▶ kube::Client ─▶ controllers
+//!                                                       └─▶ loopback ─▶ kube::Client ─▶ controllers    standalone
+//!                                       kube-apiserver ◀─────────────── kube::Client ─▶ controllers    in a control plane
 //! ```
 
 use anyhow::{Context, Result, anyhow};
 use axum::body::Body;
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 use http::Request;
-use kube::Client;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::DynamicObject;
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::Store;
+use kube::runtime::{WatchStreamExt, reflector, watcher};
+use kube::{Api, Client};
+use outrigger_apiserver::authentication::client_ca::ClientCas;
+use outrigger_apiserver::authentication::{Anonymous, Authenticator, DelegatingConfig};
+use outrigger_apiserver::authorization::Authorizer;
+use outrigger_apiserver::authorization::delegated::DelegatedConfig;
+use outrigger_apiserver::authorization::path::AlwaysAllowPaths;
 use outrigger_apiserver::controllers::backends::ClusterDescription;
-use outrigger_apiserver::controllers::{backends, definitions, garbage_collector, namespaces};
+use outrigger_apiserver::controllers::definitions::Definitions;
+use outrigger_apiserver::controllers::distributed_kinds::Wanted;
+use outrigger_apiserver::controllers::{
+    backends, definitions, distributed_kinds, garbage_collector, namespaces, placements,
+};
 use outrigger_apiserver::endpoints::{self, ApiConfig, ApiContext};
 use outrigger_apiserver::metrics::ApiMetrics;
+use outrigger_apiserver::registry::control_plane::ControlPlane;
+use outrigger_apiserver::registry::control_plane::remote::{RemoteControlPlane, placement_resource};
 use outrigger_apiserver::registry::control_plane::stored::StoredControlPlane;
 use outrigger_apiserver::registry::{Registry, RegistryConfig};
 use outrigger_apiserver::request::context::WatchTermination;
@@ -26,7 +43,7 @@ use outrigger_apiserver::server::loopback::Loopback;
 use outrigger_apiserver::server::routes::Routes;
 use outrigger_apiserver::server::{Server, ServerLimits};
 use outrigger_storage::FederatedStore;
-use outrigger_storage::federated::{Member, Routing, StoreConfig, WallClock};
+use outrigger_storage::federated::{Member, Routing, StoreConfig, Task, WallClock};
 use outrigger_storage::metrics::StoreMetrics;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -56,12 +73,10 @@ const TASKS_END: Duration = Duration::from_secs(5);
 pub(crate) struct AppConfig {
     /// The fleet's uid.
     pub(crate) fleet: String,
-    /// The backend of the kinds that the server keeps itself.
-    pub(crate) system: Member,
+    /// Who keeps namespaces, definitions and placements.
+    pub(crate) plane: Plane,
     /// The workload clusters.
     pub(crate) members: Vec<Member>,
-    /// The same, for their WorkloadCluster objects.
-    pub(crate) described: Vec<ClusterDescription>,
     /// Where the backends are measured.
     pub(crate) metrics: StoreMetrics,
     /// What all lists together may hold, in bytes.
@@ -70,12 +85,36 @@ pub(crate) struct AppConfig {
     pub(crate) ring_bytes_max: usize,
     /// Where requests come in.
     pub(crate) listener: TcpListener,
-    /// Its TLS.
-    pub(crate) tls: Arc<rustls::ServerConfig>,
+    /// Its TLS: the current value counts for each new connection.
+    pub(crate) tls: watch::Receiver<Arc<rustls::ServerConfig>>,
+    /// What the listener may use, and how long it waits.
+    pub(crate) limits: ServerLimits,
+    /// How often an HTTP/2 client is asked to connect anew.
+    pub(crate) goaway_chance: f64,
     /// Wall time.
     pub(crate) wall_clock: WallClock,
     /// Seed of everything random.
     pub(crate) seed: u64,
+}
+
+/// Who keeps namespaces, definitions and placements.
+pub(crate) enum Plane {
+    /// The server itself.
+    Own {
+        /// The backend of these kinds.
+        system: Member,
+        /// The members as the flags describe them, for their WorkloadCluster objects.
+        described: Vec<ClusterDescription>,
+    },
+    /// A kube-apiserver.
+    Remote {
+        /// Its client.
+        client: Client,
+        /// Whose client certificates count there.
+        client_cas: watch::Receiver<Arc<ClientCas>>,
+        /// Which kinds are ours.
+        wanted_kinds: watch::Receiver<Wanted>,
+    },
 }
 
 /// The running server.
@@ -85,6 +124,7 @@ pub(crate) struct App {
     /// When it starts and stops.
     pub(crate) signals: LifecycleSignals,
     workload: FederatedStore,
+    served: watch::Receiver<Arc<ServedResources>>,
     synced: watch::Receiver<bool>,
     is_ready: Latch,
     tasks: Tasks,
@@ -103,12 +143,12 @@ impl App {
     pub(crate) async fn start(config: AppConfig) -> Result<Self> {
         let AppConfig {
             fleet,
-            system,
+            plane,
             members,
-            described,
             metrics,
             listener,
             tls,
+            limits,
             wall_clock,
             seed,
             ..
@@ -121,46 +161,67 @@ impl App {
         };
 
         // The stores.
-        let limits = |config| StoreConfig {
+        let with_limits = |config| StoreConfig {
             write_deadline: WRITE_DEADLINE,
             retention: RETENTION,
             compact_every: COMPACT_EVERY,
             metrics: metrics.clone(),
             ..config
         };
+        let workload_config = StoreConfig {
+            list_bytes_max: config.list_bytes_max,
+            ring_bytes_max: config.ring_bytes_max,
+            ..with_limits(StoreConfig::new(&fleet, Routing::Owned, wall_clock.clone(), seed))
+        };
         let system_config = StoreConfig {
             list_bytes_max: SYSTEM_LIST_BYTES_MAX,
             ring_bytes_max: SYSTEM_RING_BYTES_MAX,
-            ..limits(StoreConfig::new(
+            ..with_limits(StoreConfig::new(
                 &format!("{fleet}-system"),
                 Routing::Sole,
                 wall_clock.clone(),
                 seed.wrapping_add(1),
             ))
         };
-        let workload_config = StoreConfig {
-            list_bytes_max: config.list_bytes_max,
-            ring_bytes_max: config.ring_bytes_max,
-            ..limits(StoreConfig::new(&fleet, Routing::Owned, wall_clock.clone(), seed))
+        let workload = FederatedStore::open(workload_config, members).await?;
+        let workload = tasks.run_store("workload", workload);
+        let system = match &plane {
+            Plane::Own { system, .. } => {
+                let opened = FederatedStore::open(system_config, vec![system.clone()]).await;
+                Some(tasks.run_store("system", opened.context("the system store cannot be opened")?))
+            }
+            Plane::Remote { .. } => None,
         };
-        let system = tasks
-            .open_store("system", system_config, vec![system])
-            .await
-            .context("the system store cannot be opened")?;
-        let workload = tasks.open_store("workload", workload_config, members).await?;
+        for store in system.iter().chain([&workload]) {
+            wait_until_reachable(store, CONNECT).await;
+        }
 
-        wait_until_reachable(&system, CONNECT).await;
-        wait_until_reachable(&workload, CONNECT).await;
+        // The control plane, as the registry sees it.
+        let reflected = match &plane {
+            Plane::Own { .. } => None,
+            Plane::Remote { client, .. } => Some(tasks.reflect(client)),
+        };
+        let control_plane: Arc<dyn ControlPlane> = match (&plane, &reflected, &system) {
+            (Plane::Remote { client, .. }, Some(reflected), _) => Arc::new(RemoteControlPlane::new(
+                client.clone(),
+                reflected.namespaces.clone(),
+            )),
+            (_, _, Some(system)) => Arc::new(StoredControlPlane::new(
+                system.clone(),
+                wall_clock.clone(),
+                seed.wrapping_add(4),
+            )),
+            _ => return Err(anyhow!("there is no control plane")),
+        };
 
         // What is served, and the way of a request to it.
-        let (served_sender, served) = watch::channel(Arc::new(definitions::initial()));
-        let control_plane = Arc::new(StoredControlPlane::new(
-            system.clone(),
-            wall_clock.clone(),
-            seed.wrapping_add(4),
-        ));
+        let first = match &plane {
+            Plane::Own { .. } => definitions::initial(),
+            Plane::Remote { .. } => ServedResources::new([]),
+        };
+        let (served_sender, served) = watch::channel(Arc::new(first));
         let registry = Registry::new(RegistryConfig {
-            system: Some(system),
+            system,
             control_plane,
             workload: workload.clone(),
             wall_clock: wall_clock.clone(),
@@ -188,42 +249,74 @@ impl App {
             Arc::new(move || api_paths(&paths.borrow())),
             endpoints,
         );
+        let (authenticator, authorizer) = match &plane {
+            Plane::Own { .. } => (Authenticator::standalone(), Authorizer::standalone()),
+            Plane::Remote {
+                client, client_cas, ..
+            } => (
+                Authenticator::delegating(DelegatingConfig {
+                    client: client.clone(),
+                    client_cas: client_cas.clone(),
+                    anonymous: Anonymous::default(),
+                    wall_clock: wall_clock.clone(),
+                    metrics: api_metrics.auth().clone(),
+                    seed: seed.wrapping_add(5),
+                }),
+                Authorizer::delegated(DelegatedConfig {
+                    client: client.clone(),
+                    always_allow_paths: AlwaysAllowPaths::default(),
+                    metrics: api_metrics.auth().clone(),
+                    seed: seed.wrapping_add(6),
+                }),
+            ),
+        };
         let chain_config = ChainConfig {
+            authenticator,
+            authorizer,
+            goaway_chance: config.goaway_chance,
+            seed: seed.wrapping_add(7),
             metrics: api_metrics.clone(),
             is_served: is_served(served.clone()),
             watch_termination: WatchTermination(signals.after_shutdown_delay.token()),
             ..ChainConfig::default()
         };
         let chain = handler_chain(chain_config, routes);
-        let client = Client::new(Loopback::new(chain.clone()), "default");
 
         // The controllers.
         let (synced_sender, synced) = watch::channel(false);
-        let controller = definitions::Definitions {
-            client: client.clone(),
-            served: served_sender,
-            store: workload.clone(),
-            wall_clock: wall_clock.clone(),
-            synced: synced_sender,
+        let own_served = served.clone();
+        let client = match plane {
+            Plane::Own { described, .. } => {
+                let client = Client::new(Loopback::new(chain.clone()), "default");
+                let definitions = definitions::Definitions {
+                    client: client.clone(),
+                    served: served_sender,
+                    store: workload.clone(),
+                    wall_clock: wall_clock.clone(),
+                    synced: synced_sender,
+                };
+                tasks.spawn_own_controllers(definitions, served, described);
+                client
+            }
+            Plane::Remote {
+                client, wanted_kinds, ..
+            } => {
+                let kinds =
+                    distributed_kinds::run(client.clone(), wanted_kinds, served_sender, synced_sender);
+                tasks.spawn("distributed kinds", kinds);
+                if let Some(Reflected {
+                    namespaces,
+                    placements,
+                }) = reflected
+                {
+                    let gone = placements::run(client.clone(), namespaces, placements, workload.clone());
+                    tasks.spawn("placements", gone);
+                }
+                let clusters = backends::run(client.clone(), Vec::new(), workload.clone(), wall_clock);
+                tasks.spawn("backends", clusters);
+                client
+            }
         };
-        tasks.spawn("definitions", definitions::run(controller));
-        tasks.spawn(
-            "namespaces",
-            namespaces::run(
-                client.clone(),
-                served.clone(),
-                workload.clone(),
-                wall_clock.clone(),
-            ),
-        );
-        tasks.spawn(
-            "garbage collector",
-            garbage_collector::run(client.clone(), served),
-        );
-        tasks.spawn(
-            "backends",
-            backends::run(client.clone(), described, workload.clone(), wall_clock),
-        );
         let mut latch = synced.clone();
         tasks.spawn("definitions latch", async move {
             if latch.wait_for(|synced| *synced).await.is_ok() {
@@ -232,26 +325,21 @@ impl App {
             std::future::pending::<()>().await;
         });
 
-        // The listener. TLS takes renewed certificates by its resolver, so the configuration stays as it is.
-        let (tls_sender, tls) = watch::channel(tls);
+        // The listener.
         let server = Server {
             listener,
             tls,
             chain,
-            limits: ServerLimits::default(),
+            limits,
             signals: signals.clone(),
             metrics: api_metrics,
         };
-        let tracker = tasks.tracker.clone();
-        tracker.spawn(async move {
-            // The configuration lives as long as its listener.
-            let _tls_sender = tls_sender;
-            server.run().await;
-        });
+        tasks.tracker.spawn(server.run());
         Ok(Self {
             client,
             signals,
             workload,
+            served: own_served,
             synced,
             is_ready,
             tasks,
@@ -261,6 +349,16 @@ impl App {
     /// Runs a task until the server ends.
     pub(crate) fn spawn(&self, name: &str, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(name, task);
+    }
+
+    /// What is served now.
+    pub(crate) fn served(&self) -> watch::Receiver<Arc<ServedResources>> {
+        self.served.clone()
+    }
+
+    /// The store of the workload clusters.
+    pub(crate) fn workload(&self) -> &FederatedStore {
+        &self.workload
     }
 
     /// Waits until everything that was stored at the start is served.
@@ -312,19 +410,64 @@ impl App {
     }
 }
 
+/// What is kept in memory of the control plane: as much as there are namespaces.
+struct Reflected {
+    namespaces: Store<PartialObjectMeta<Namespace>>,
+    placements: Store<DynamicObject>,
+}
+
 impl Tasks {
-    /// Opens a store and runs its tasks.
-    async fn open_store(
+    /// The controllers of a server that is its own control plane.
+    fn spawn_own_controllers(
         &self,
-        name: &str,
-        config: StoreConfig,
-        members: Vec<Member>,
-    ) -> Result<FederatedStore> {
-        let (store, tasks) = FederatedStore::open(config, members).await?;
+        definitions: Definitions,
+        served: watch::Receiver<Arc<ServedResources>>,
+        described: Vec<ClusterDescription>,
+    ) {
+        let Definitions {
+            client,
+            store,
+            wall_clock,
+            ..
+        } = &definitions;
+        let finish = namespaces::run(client.clone(), served.clone(), store.clone(), wall_clock.clone());
+        let collect = garbage_collector::run(client.clone(), served);
+        let clusters = backends::run(client.clone(), described, store.clone(), wall_clock.clone());
+        self.spawn("namespaces", finish);
+        self.spawn("garbage collector", collect);
+        self.spawn("backends", clusters);
+        self.spawn("definitions", definitions::run(definitions));
+    }
+
+    /// Follows namespaces and placements.
+    fn reflect(&self, client: &Client) -> Reflected {
+        let (namespaces, writer) = reflector::store();
+        let api = Api::<PartialObjectMeta<Namespace>>::all(client.clone());
+        let events = watcher(api, watcher::Config::default()).default_backoff();
+        self.spawn(
+            "reflector of namespaces",
+            reflector(writer, events).for_each(log_failed_watch),
+        );
+        let writer = reflector::store::Writer::new(placement_resource());
+        let placements = writer.as_reader();
+        let api = Api::<DynamicObject>::all_with(client.clone(), &placement_resource());
+        let events = watcher(api, watcher::Config::default()).default_backoff();
+        self.spawn(
+            "reflector of placements",
+            reflector(writer, events).for_each(log_failed_watch),
+        );
+        Reflected {
+            namespaces,
+            placements,
+        }
+    }
+
+    /// Runs the tasks of a store.
+    fn run_store(&self, name: &str, (store, tasks): (FederatedStore, Vec<Task>)) -> FederatedStore {
         for task in tasks {
             self.spawn(&format!("{name} store: {}", task.name), task.run);
         }
-        Ok(store)
+        store
     }
 
     /// Runs a task until the end. One that breaks takes the server down in order: half a server is worse than none.
@@ -345,6 +488,13 @@ impl Tasks {
             }
         };
         self.tracker.spawn(task.instrument(span));
+    }
+}
+
+/// The reflector has it already; only what went wrong is left to say.
+async fn log_failed_watch<T>(event: Result<T, watcher::Error>) {
+    if let Err(error) = event {
+        tracing::debug!(%error, "a watch of the control plane is opened again");
     }
 }
 

@@ -6,9 +6,11 @@
 pub mod backends;
 pub mod collection;
 pub mod definitions;
+pub mod distributed_kinds;
 pub mod garbage_collector;
 pub mod leader_election;
 pub mod namespaces;
+pub mod placements;
 
 use kube::api::{ApiResource, DynamicObject};
 use kube::core::PartialObjectMeta;

@@ -33,6 +33,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch as published;
 
+/// How soon a write may be tried again that meets a kind that is handed over, in seconds.
+const CLOSED_RETRY_SECONDS: u32 = 2;
 /// How long a watch runs whose client does not say: at least this, and up to twice as long.
 const WATCH_TIMEOUT_MIN: Duration = Duration::from_secs(1800);
 
@@ -146,6 +148,13 @@ pub async fn serve(api: ApiContext, request: Request<Body>) -> Response<Body> {
 }
 
 async fn dispatch(api: &ApiContext, endpoint: Endpoint, call: Call) -> Result<Response<Body>, ApiError> {
+    let reads = matches!(
+        endpoint.verb,
+        scope::Verb::Get | scope::Verb::List | scope::Verb::Watch
+    );
+    if endpoint.scope.definition.closed && !reads {
+        return Err(closed(&endpoint));
+    }
     match endpoint.verb {
         scope::Verb::Get => get::serve(api, endpoint, call).await,
         scope::Verb::List => list::serve(api, endpoint, call).await,
@@ -156,6 +165,15 @@ async fn dispatch(api: &ApiContext, endpoint: Endpoint, call: Call) -> Result<Re
         scope::Verb::Delete => delete::serve(api, endpoint, call).await,
         scope::Verb::DeleteCollection => delete_collection::serve(api, endpoint, call).await,
     }
+}
+
+/// Two servers must not take writes of one kind.
+fn closed(endpoint: &Endpoint) -> ApiError {
+    let kind = endpoint.scope.definition.group_resource();
+    let message = format!(
+        "{kind} are being handed over between Outrigger and the control plane: writes wait until that is done"
+    );
+    ApiError::service_unavailable(message, CLOSED_RETRY_SECONDS)
 }
 
 /// Discovery and OpenAPI.

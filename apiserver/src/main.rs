@@ -4,7 +4,7 @@ mod app;
 mod commands;
 mod options;
 
-use options::{Command, Config, UsageError};
+use options::{Command, UsageError};
 use outrigger_storage::federated::WallClock;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -21,7 +21,14 @@ const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     match options::parse(std::env::args_os()) {
-        Ok(Command::Up(config)) => up(*config),
+        Ok(Command::Up(config)) => {
+            let log_level = config.limits.log_level.clone();
+            run(&log_level, commands::up::run(*config, wall_clock()))
+        }
+        Ok(Command::Serve(config)) => {
+            let log_level = config.limits.log_level.clone();
+            run(&log_level, commands::serve::run(*config, wall_clock()))
+        }
         Err(UsageError::Print(text)) => {
             // Nobody is left to tell when stdout is closed.
             let _ = std::io::stdout().write_all(text.as_bytes());
@@ -31,8 +38,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn up(config: Config) -> ExitCode {
-    let filter = EnvFilter::try_new(&config.log_level).unwrap_or_default();
+/// Runs a command to its end.
+fn run(log_level: &str, command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let filter = EnvFilter::try_new(log_level).unwrap_or_default();
     let is_terminal = std::io::stderr().is_terminal();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -50,7 +58,7 @@ fn up(config: Config) -> ExitCode {
             );
         }
     };
-    match runtime.block_on(Box::pin(commands::up::run(config, wall_clock()))) {
+    match runtime.block_on(Box::pin(command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&format!("{error:#}"), ExitCode::FAILURE),
     }

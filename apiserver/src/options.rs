@@ -1,10 +1,14 @@
 //! Flags and environment → [`Config`], or a usage error: one line that says what to change.
 //!
 //! Pure: nothing is opened, created or asked here, so a setting that cannot work with the world as it is (a port that is
-//! taken, an etcd that does not answer) is found later, in `commands/up.rs`.
+//! taken, an etcd that does not answer) is found later, in `commands`. This file has the flags of `outrigger up`, and those
+//! that all commands share.
+
+mod serve;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
+pub(crate) use serve::{CertificateSource, ServeConfig, ServiceName};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,10 +19,23 @@ pub(crate) const CLUSTERS_MAX: u16 = 511;
 const ETCD_PORT: u16 = 2379;
 
 /// What `outrigger` was asked to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Command {
     /// `outrigger up`.
     Up(Box<Config>),
+    /// `outrigger serve`.
+    Serve(Box<ServeConfig>),
+}
+
+/// What is logged, and what may be held in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// What to log, in the syntax of tracing's filters.
+    pub(crate) log_level: String,
+    /// What all lists together may hold in memory, in bytes.
+    pub(crate) list_bytes_max: usize,
+    /// What the event rings may hold in memory, in bytes.
+    pub(crate) ring_bytes_max: usize,
 }
 
 /// The settings of `outrigger up`.
@@ -32,12 +49,8 @@ pub(crate) struct Config {
     pub(crate) clusters: Clusters,
     /// A folder of CustomResourceDefinitions to apply on start.
     pub(crate) crds: Option<PathBuf>,
-    /// What to log, in the syntax of tracing's filters.
-    pub(crate) log_level: String,
-    /// What all lists together may hold in memory, in bytes.
-    pub(crate) list_bytes_max: usize,
-    /// What the event rings may hold in memory, in bytes.
-    pub(crate) ring_bytes_max: usize,
+    /// What is logged, and what may be held in memory.
+    pub(crate) limits: Limits,
 }
 
 /// The workload clusters' backends.
@@ -95,6 +108,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command,
     let cli = Cli::try_parse_from(args).map_err(|e| one_line(&e))?;
     match cli.command {
         Subcommands::Up(up) => up.into_config().map(|c| Command::Up(Box::new(c))),
+        Subcommands::Serve(serve) => serve.into_config().map(|c| Command::Serve(Box::new(c))),
     }
 }
 
@@ -110,6 +124,8 @@ struct Cli {
 enum Subcommands {
     /// Serve on this machine, without a control plane.
     Up(UpArgs),
+    /// Serve the distributed kinds of a control plane.
+    Serve(serve::ServeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -161,6 +177,13 @@ struct UpArgs {
     /// A folder of CustomResourceDefinitions (YAML or JSON) to apply on start.
     #[arg(long, env = "OUTRIGGER_CRDS", value_name = "DIR")]
     crds: Option<PathBuf>,
+    #[command(flatten)]
+    limits: LimitsArgs,
+}
+
+/// The flags that all commands share.
+#[derive(Debug, Args)]
+struct LimitsArgs {
     /// error, warn, info, debug or trace, or a filter such as `info,outrigger_storage=debug`.
     #[arg(long, env = "OUTRIGGER_LOG_LEVEL", default_value = "info", value_name = "LEVEL", value_parser = log_level)]
     log_level: String,
@@ -170,6 +193,16 @@ struct UpArgs {
     /// What the rings of recent events may hold in memory.
     #[arg(long, env = "OUTRIGGER_RING_BYTES_MAX", default_value = "16Mi", value_name = "BYTES", value_parser = |s: &str| bytes(s, 64 << 10))]
     ring_bytes_max: usize,
+}
+
+impl From<LimitsArgs> for Limits {
+    fn from(args: LimitsArgs) -> Self {
+        Self {
+            log_level: args.log_level,
+            list_bytes_max: args.list_bytes_max,
+            ring_bytes_max: args.ring_bytes_max,
+        }
+    }
 }
 
 impl UpArgs {
@@ -197,9 +230,7 @@ impl UpArgs {
             listen: self.listen,
             clusters,
             crds: self.crds,
-            log_level: self.log_level,
-            list_bytes_max: self.list_bytes_max,
-            ring_bytes_max: self.ring_bytes_max,
+            limits: self.limits.into(),
         })
     }
 }
@@ -379,7 +410,10 @@ mod tests {
 
     fn run(args: &[&str]) -> Result<Config, UsageError> {
         let args = ["outrigger", "up"].iter().chain(args).map(OsString::from);
-        parse(args).map(|Command::Up(config)| *config)
+        parse(args).map(|command| match command {
+            Command::Up(config) => *config,
+            Command::Serve(_) => unreachable!("up was asked for"),
+        })
     }
 
     #[test]
@@ -388,7 +422,7 @@ mod tests {
         assert_eq!(config.clusters, Clusters::Embedded(3));
         assert_eq!(config.listen.to_string(), "127.0.0.1:7443");
         assert_eq!(
-            (config.list_bytes_max, config.ring_bytes_max),
+            (config.limits.list_bytes_max, config.limits.ring_bytes_max),
             (64 << 20, 16 << 20)
         );
         assert_eq!(config.data_dir, PathBuf::from("./outrigger-data"));

@@ -501,6 +501,7 @@ pub(crate) mod testing {
             deprecation_warning: None,
             crd_uid: String::new(),
             terminating: false,
+            closed: false,
         })
     }
 }

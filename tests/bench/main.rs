@@ -5,13 +5,12 @@
 //! with the bench. It knows no targets: it prints what it saw, and what the issue asked for beside it.
 
 mod bare_etcd;
-mod kube_apiserver;
 mod load;
 mod measure;
 
 use anyhow::{Context, Result, bail};
-use kube_apiserver::KubeApiserver;
 use outrigger_storage::testing::etcd_server::EtcdServer;
+use outrigger_tests::control_plane::{ControlPlane, Rights};
 use outrigger_tests::dataset::Dataset;
 use outrigger_tests::server::Outrigger;
 use std::io::Write;
@@ -124,14 +123,15 @@ async fn run(options: &Options) -> Result<()> {
         measure::mebibytes(outrigger.memory().0),
     ));
     let kube_apiserver = match options.kube_apiserver {
-        true => Some(KubeApiserver::start().await?),
+        true => Some(ControlPlane::start(Rights::All).await?),
         false => None,
     };
     if let Some(kube) = &kube_apiserver {
         kube.create_example_crd().await?;
     }
 
-    let kube = kube_apiserver.as_ref().map(KubeApiserver::kubeconfig);
+    let kube = kube_apiserver.as_ref().map(ControlPlane::kubeconfig);
+    let kube = kube.as_deref();
     create(options, &outrigger.kubeconfig(), kube, &data).await?;
     if options.has(Bench::List) {
         list(options, &outrigger.kubeconfig(), kube, &etcds).await?;

@@ -2,6 +2,10 @@
 //!
 //! It panics where a test has to fail, and says what it saw.
 
+pub mod balancer;
+
+pub mod control_plane;
+
 pub mod dataset;
 
 pub mod history;
@@ -9,6 +13,8 @@ pub mod history;
 pub mod kubectl;
 
 pub mod raw_client;
+
+pub mod replica;
 
 pub mod server;
 

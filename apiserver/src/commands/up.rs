@@ -8,12 +8,14 @@ mod crds;
 mod data_folder;
 mod kubeconfig;
 
-use crate::app::{App, AppConfig};
+use super::process;
+use crate::app::{App, AppConfig, Plane};
 use crate::options::Config;
 use anyhow::{Context, Result, anyhow};
 use data_folder::DataFolder;
 use outrigger_apiserver::controllers::definitions::apply_crd;
 use outrigger_apiserver::resources::builtin;
+use outrigger_apiserver::server::ServerLimits;
 use outrigger_certs::{Authority, Issued, LeafRequest, ServingCertificate, Usage};
 use outrigger_storage::Slot;
 use outrigger_storage::backend::embedded::{EmbeddedBackend, EmbeddedOptions};
@@ -27,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 /// Pages of the system backend that are kept in memory, in bytes.
 const SYSTEM_CACHE_BYTES: usize = 4 << 20;
@@ -67,7 +69,7 @@ pub(crate) async fn run(config: Config, wall_clock: WallClock) -> Result<()> {
         .with_clusters(&names, how, || uuid::Uuid::new_v4().to_string())?;
     let listener = TcpListener::bind(config.listen)
         .await
-        .map_err(|e| cannot_listen(config.listen, &e))?;
+        .map_err(|e| process::cannot_listen(config.listen, &e))?;
     let address = listener.local_addr()?;
     let certificates = Certificates::open(&folder, address, &wall_clock)?;
 
@@ -75,23 +77,29 @@ pub(crate) async fn run(config: Config, wall_clock: WallClock) -> Result<()> {
     let members = clusters::open(&config.clusters, &fleet, &folder, &metrics).await?;
     let system = system_member(&folder, &fleet.uid).await?;
     folder.write_fleet(&fleet)?;
+    // TLS takes renewed certificates by its resolver, so the configuration stays as it is.
+    let (_tls_sender, tls) = watch::channel(Arc::new(certificates.tls()?));
     let app = AppConfig {
         fleet: fleet.uid.clone(),
-        system,
+        plane: Plane::Own {
+            system,
+            described: clusters::describe(&config.clusters, &fleet),
+        },
         members,
-        described: clusters::describe(&config.clusters, &fleet),
         metrics,
-        list_bytes_max: config.list_bytes_max,
-        ring_bytes_max: config.ring_bytes_max,
+        list_bytes_max: config.limits.list_bytes_max,
+        ring_bytes_max: config.limits.ring_bytes_max,
         listener,
-        tls: Arc::new(certificates.tls()?),
+        tls,
+        limits: ServerLimits::default(),
+        goaway_chance: 0.0,
         wall_clock: wall_clock.clone(),
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
     };
     let app = App::start(app).await?;
     let stop = app.signals.shutdown_initiated.clone();
     app.spawn("signals", async move {
-        wait_for_signal().await;
+        process::wait_for_signal().await;
         stop.signal();
     });
 
@@ -173,15 +181,6 @@ async fn system_member(folder: &DataFolder, fleet: &str) -> Result<Member> {
         backend: Arc::new(backend),
         exclusive: true,
     })
-}
-
-fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> anyhow::Error {
-    match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            anyhow!("cannot listen on {address}: the port is taken; choose another one with --listen")
-        }
-        _ => anyhow!("cannot listen on {address}: {error}"),
-    }
 }
 
 /// The authority and what it issued, and the kubeconfig that follows them.
@@ -289,27 +288,6 @@ impl Certificates {
 
 fn unix_seconds(wall_clock: &WallClock) -> i64 {
     i64::try_from(wall_clock() / 1000).unwrap_or(i64::MAX)
-}
-
-/// The first interrupt or termination asks to stop; the second one ends the process where it stands.
-async fn wait_for_signal() {
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        tracing::error!("signals cannot be received");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        std::process::exit(1);
-    });
 }
 
 fn welcome(config: &Config, kubeconfig: &Path, address: SocketAddr) -> String {

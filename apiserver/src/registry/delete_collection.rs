@@ -8,8 +8,8 @@ use crate::status::ApiError;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt, TryStreamExt};
+use outrigger_storage::Object;
 use outrigger_storage::federated::{List, ListVersion, Missing};
-use outrigger_storage::{Object, ResourceVersion};
 
 /// How many deletes of one request run at a time.
 const DELETES_IN_FLIGHT_MAX: usize = 16;
@@ -25,7 +25,12 @@ impl Registry {
         list_options: &ListOptions,
         options: &DeleteOptions,
     ) -> Result<List, ApiError> {
-        let version = self.delete_all(scope, list_options, options).await?;
+        let (list, found) = self.delete_all(scope, list_options, options).await?;
+        if !found {
+            // Nothing to be read again. Where nobody owns the namespace and clusters are away, nobody could.
+            return Ok(list);
+        }
+        let version = list.resource_version();
         let version = match list_options.version()? {
             // A page is found by its token.
             page @ ListVersion::Continue(_) => page,
@@ -36,16 +41,18 @@ impl Registry {
             .await
     }
 
-    /// Deletes what the list shows; returns the snapshot that it was.
+    /// Deletes what the list shows; returns the list, read to its end, and whether there was anything in it.
     async fn delete_all(
         &self,
         scope: &RequestScope,
         list_options: &ListOptions,
         options: &DeleteOptions,
-    ) -> Result<ResourceVersion, ApiError> {
+    ) -> Result<(List, bool), ApiError> {
+        let mut found = false;
         let mut list = self.list(scope, list_options, Missing::Refuse).await?;
         let failed = |error| ApiError::from_storage(error, scope.group_resource(), "");
         while let Some(batch) = list.next_batch().await.map_err(failed)? {
+            found |= !batch.objects.is_empty();
             // Boxed, so that the compiler sees that they may be sent.
             let delete = |object| self.delete_listed(scope, object, options).boxed();
             let deletes: Vec<BoxFuture<'_, _>> = batch.objects.iter().map(delete).collect();
@@ -54,7 +61,7 @@ impl Registry {
                 .try_collect::<()>()
                 .await?;
         }
-        Ok(list.resource_version())
+        Ok((list, found))
     }
 
     async fn delete_listed(

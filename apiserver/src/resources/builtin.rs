@@ -170,6 +170,7 @@ fn kind(builtin: Builtin, group: &str, plural: &str, kind: &str, namespaced: boo
         deprecation_warning: None,
         crd_uid: String::new(),
         terminating: false,
+        closed: false,
     }
 }
 

@@ -149,6 +149,8 @@ pub struct ResourceDefinition {
     pub crd_uid: String,
     /// Whether the CRD is being deleted: creates are refused.
     pub terminating: bool,
+    /// Reads only: the kind is on its way from the control plane to us, or back.
+    pub closed: bool,
 }
 
 impl ResourceDefinition {
@@ -231,6 +233,7 @@ impl ResourceDefinition {
             deprecation_warning: deprecation_warning(crd, version, &group, &kind),
             crd_uid: text(crd, "/metadata/uid").to_owned(),
             terminating: !text(crd, "/metadata/deletionTimestamp").is_empty(),
+            closed: false,
             group,
             plural,
             kind,

@@ -183,6 +183,9 @@ async fn what_is_answered_while_a_cluster_is_away() {
     api.get(&format!("{}/web", url("fresh")))
         .await
         .error(404, "NotFound");
+    // That is how a namespace with nothing of ours in it can be deleted meanwhile.
+    let nothing = api.delete(&url("fresh"), Value::Null).await.expect(200);
+    assert_eq!(nothing["items"], json!([]));
     api.app("fresh", "web").await;
     assert!(
         placements(&api)

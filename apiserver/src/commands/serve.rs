@@ -1,0 +1,237 @@
+//! `outrigger serve`: one replica behind a control plane.
+//!
+//! In the order of its errors: the control plane, the port, the certificates, the clusters. It keeps nothing on disk:
+//! what has to survive is in the control plane and in the clusters.
+
+mod clusters;
+mod fleet;
+mod objects;
+
+use super::process;
+use crate::app::{App, AppConfig, Plane};
+use crate::options::{CertificateSource, ServeConfig, ServiceName};
+use anyhow::{Context, Result, anyhow};
+use clusters::Clusters;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use objects::StoredObjects;
+use outrigger_apiserver::authentication::client_ca;
+use outrigger_apiserver::controllers::distributed_kinds::{Serving, Wanted};
+use outrigger_apiserver::controllers::leader_election::{self, LeaderElection};
+use outrigger_apiserver::server::{ServerLimits, tls};
+use outrigger_apiservice::{Controller, KindState, Kinds, ServiceReference, Timing};
+use outrigger_certs::{Carried, Certificates, CertificatesConfig};
+use outrigger_storage::federated::WallClock;
+use outrigger_storage::metrics::StoreMetrics;
+use rustls::crypto::CryptoProvider;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// The Secret with the authority that the replicas share.
+const AUTHORITY_SECRET: &str = "outrigger-ca";
+/// The Lease of the replica that runs the controllers of which there may be only one.
+const LEASE: &str = "outrigger";
+/// How long the start may take until everything that is distributed is served.
+const START: Duration = Duration::from_secs(60);
+/// How long a start waits for clusters that do not answer.
+const CLUSTERS_WAIT: Duration = Duration::from_secs(5);
+
+/// Runs until a signal; an error is what the administrator reads.
+pub(crate) async fn run(config: ServeConfig, wall_clock: WallClock) -> Result<()> {
+    let seed = uuid::Uuid::new_v4().as_u64_pair().0;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let client = connect(config.kubeconfig.as_deref()).await?;
+    let fleet = fleet::uid(&client).await?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|error| process::cannot_listen(config.listen, &error))?;
+
+    let cas = client_ca::initial(&client, &provider).await?;
+    let (cas_sender, client_cas) = watch::channel(Arc::new(cas));
+    let (carried_sender, carried) = watch::channel(Carried::default());
+    let certificates = certificates(&config, &client, carried, &wall_clock, &provider).await?;
+    let resolver = Arc::clone(&certificates.serving) as Arc<dyn rustls::server::ResolvesServerCert>;
+    let first = tls::delegating_config(Arc::clone(&resolver), &client_cas.borrow(), &provider)?;
+    let (tls_sender, tls) = watch::channel(Arc::new(first));
+
+    let metrics = StoreMetrics::default();
+    let clusters = Clusters {
+        client: client.clone(),
+        namespace: config.service.namespace.clone(),
+        metrics: metrics.clone(),
+    };
+    let members = clusters.members().await?;
+    let uids = members.iter().map(|member| member.uid.clone()).collect();
+    let limits = ServerLimits {
+        shutdown_delay: config.shutdown_delay,
+        ..ServerLimits::default()
+    };
+    let (wanted_sender, wanted_kinds) = watch::channel(None);
+    let app = AppConfig {
+        fleet,
+        plane: Plane::Remote {
+            client: client.clone(),
+            client_cas: client_cas.clone(),
+            wanted_kinds,
+        },
+        members,
+        metrics,
+        list_bytes_max: config.limits.list_bytes_max,
+        ring_bytes_max: config.limits.ring_bytes_max,
+        listener,
+        tls,
+        limits,
+        goaway_chance: config.goaway_chance,
+        wall_clock: wall_clock.clone(),
+        seed,
+    };
+    let app = App::start(app).await?;
+    let stop = app.signals.shutdown_initiated.clone();
+    app.spawn("signals", async move {
+        process::wait_for_signal().await;
+        stop.signal();
+    });
+    app.spawn(
+        "client authorities",
+        client_ca::run(client.clone(), Arc::clone(&provider), cas_sender),
+    );
+    let follow = tls::follow_client_cas(resolver, client_cas, provider, tls_sender);
+    app.spawn("TLS of client authorities", follow);
+    app.spawn("certificates", certificates.run);
+    let identity = format!("outrigger-{seed:016x}");
+    let (leads, is_leader) = watch::channel(false);
+    let election = LeaderElection {
+        client: client.clone(),
+        namespace: config.service.namespace.clone(),
+        name: LEASE.to_owned(),
+        identity: identity.clone(),
+        wall_clock: wall_clock.clone(),
+        is_leader: leads,
+    };
+    app.spawn("leader election", leader_election::run(election));
+    let (kinds_sender, kinds) = watch::channel(None);
+    let registration = Controller {
+        client: client.clone(),
+        identity,
+        service: ServiceReference {
+            namespace: config.service.namespace.clone(),
+            name: config.service.name.clone(),
+            port: config.service_port,
+        },
+        bundle: certificates.bundle,
+        is_leader,
+        objects: Arc::new(StoredObjects {
+            client: client.clone(),
+            store: app.workload().clone(),
+            served: app.served(),
+        }),
+        clock: Arc::new(move || i64::try_from(wall_clock() / 1000).unwrap_or(i64::MAX)),
+        timing: Timing::default(),
+        kinds: kinds_sender,
+        carried: carried_sender,
+    };
+    app.spawn("registration", outrigger_apiservice::run(registration));
+    app.spawn("wanted kinds", tell(kinds, wanted_sender));
+    app.spawn("strangers", clusters.report_strangers(uids));
+
+    let synced = async {
+        tokio::time::timeout(START, app.synced())
+            .await
+            .context("the CustomResourceDefinitions of the control plane were not read in time")?
+    };
+    tokio::select! {
+        result = synced => result?,
+        () = app.signals.shutdown_initiated.signaled() => return app.stopped().await,
+    }
+    app.clusters_connected(CLUSTERS_WAIT).await;
+    app.ready();
+    tracing::info!(address = %config.listen, "ready");
+    app.stopped().await
+}
+
+/// Tells the server what `apiservice` has found to be ours.
+async fn tell(mut kinds: watch::Receiver<Option<Arc<Kinds>>>, wanted: watch::Sender<Wanted>) {
+    let serving = |state: &KindState| match state {
+        KindState::Closed => Serving::Closed,
+        KindState::Open => Serving::Open,
+        KindState::Terminating => Serving::Terminating,
+    };
+    loop {
+        let told = kinds.borrow_and_update().clone();
+        let told = told.map(|kinds| {
+            kinds
+                .iter()
+                .map(|(crd, state)| (crd.clone(), serving(state)))
+                .collect()
+        });
+        wanted.send_replace(told.map(Arc::new));
+        if kinds.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// A client of the control plane that has answered.
+async fn connect(kubeconfig: Option<&Path>) -> Result<Client> {
+    let config = match kubeconfig {
+        Some(path) => {
+            let kubeconfig = Kubeconfig::read_from(path)
+                .with_context(|| format!("--kubeconfig: {} cannot be used", path.display()))?;
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("--kubeconfig: {} cannot be used", path.display()))?
+        }
+        None => Config::incluster().map_err(|error| {
+            anyhow!("not in a cluster ({error}): say with --kubeconfig how to reach the control plane")
+        })?,
+    };
+    let url = config.cluster_url.clone();
+    let client = Client::try_from(config).with_context(|| format!("the control plane at {url}"))?;
+    client
+        .apiserver_version()
+        .await
+        .with_context(|| format!("the control plane at {url} does not answer"))?;
+    Ok(client)
+}
+
+async fn certificates(
+    config: &ServeConfig,
+    client: &Client,
+    carried: watch::Receiver<Carried>,
+    wall_clock: &WallClock,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Certificates> {
+    let ServiceName { namespace, name } = config.service.clone();
+    let source = match config.certificate.clone() {
+        CertificateSource::Own => outrigger_certs::CertificateSource::SharedAuthority {
+            client: client.clone(),
+            namespace: namespace.clone(),
+            name: AUTHORITY_SECRET.to_owned(),
+            policy: outrigger_certs::RotationPolicy::default(),
+        },
+        CertificateSource::Files {
+            certificate,
+            key,
+            authority,
+        } => outrigger_certs::CertificateSource::Files {
+            certificate,
+            key,
+            ca: authority,
+        },
+    };
+    let clock = Arc::clone(wall_clock);
+    let certificates = Certificates::start(CertificatesConfig {
+        source,
+        service: name,
+        service_namespace: namespace,
+        extra_names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+        carried,
+        clock: Arc::new(move || i64::try_from(clock() / 1000).unwrap_or(i64::MAX)),
+        provider: Arc::clone(provider),
+    })
+    .await?;
+    Ok(certificates)
+}

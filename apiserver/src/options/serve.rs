@@ -1,0 +1,233 @@
+//! The flags of `outrigger serve`.
+
+use super::{Limits, LimitsArgs, UsageError, wrong};
+use clap::Args;
+use outrigger_apiserver::filters::goaway::GOAWAY_CHANCE_MAX;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The most of `--shutdown-delay`: longer than any pod may take to end by default.
+const SHUTDOWN_DELAY_MAX: Duration = Duration::from_secs(300);
+
+/// The settings of `outrigger serve`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ServeConfig {
+    /// The address to serve on.
+    pub(crate) listen: SocketAddr,
+    /// How the control plane is reached; in the cluster that the server runs in if it is not given.
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The Service in front of the replicas.
+    pub(crate) service: ServiceName,
+    /// Its port.
+    pub(crate) service_port: u16,
+    /// Where the serving certificate comes from.
+    pub(crate) certificate: CertificateSource,
+    /// How long readiness fails before the listener closes.
+    pub(crate) shutdown_delay: Duration,
+    /// How often an HTTP/2 client is asked to connect anew, 0 to 0.02.
+    pub(crate) goaway_chance: f64,
+    /// What is logged, and what may be held in memory.
+    pub(crate) limits: Limits,
+}
+
+/// A Service. Its namespace is also that of what the server keeps for itself in the control plane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ServiceName {
+    /// Its namespace.
+    pub(crate) namespace: String,
+    /// Its name.
+    pub(crate) name: String,
+}
+
+/// Where the serving certificate comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum CertificateSource {
+    /// An authority of our own, which the replicas share.
+    Own,
+    /// Files that somebody else keeps.
+    Files {
+        /// The certificate, with its chain.
+        certificate: PathBuf,
+        /// Its key.
+        key: PathBuf,
+        /// Who signed it, for the APIServices.
+        authority: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// The address to serve on; port 0 takes a free one.
+    #[arg(long, env = "OUTRIGGER_LISTEN", default_value = "0.0.0.0:6443", value_name = "ADDRESS:PORT", value_parser = super::listen)]
+    listen: SocketAddr,
+    /// How to reach the control plane [default: as a pod of it].
+    #[arg(long, env = "OUTRIGGER_KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The Service in front of the replicas.
+    #[arg(long, env = "OUTRIGGER_SERVICE", default_value = "outrigger-system/outrigger", value_name = "NAMESPACE/NAME", value_parser = service)]
+    service: ServiceName,
+    /// The port of that Service.
+    #[arg(
+        long,
+        env = "OUTRIGGER_SERVICE_PORT",
+        default_value_t = 443,
+        value_name = "PORT"
+    )]
+    service_port: u16,
+    /// The serving certificate with its chain (PEM), kept by somebody else [default: one of an authority of our own].
+    #[arg(
+        long,
+        env = "OUTRIGGER_TLS_CERT_FILE",
+        value_name = "FILE",
+        requires = "tls_private_key_file",
+        requires = "tls_ca_file"
+    )]
+    tls_cert_file: Option<PathBuf>,
+    /// The key of that certificate (PEM).
+    #[arg(
+        long,
+        env = "OUTRIGGER_TLS_PRIVATE_KEY_FILE",
+        value_name = "FILE",
+        requires = "tls_cert_file"
+    )]
+    tls_private_key_file: Option<PathBuf>,
+    /// The authority that signed that certificate (PEM).
+    #[arg(
+        long,
+        env = "OUTRIGGER_TLS_CA_FILE",
+        value_name = "FILE",
+        requires = "tls_cert_file"
+    )]
+    tls_ca_file: Option<PathBuf>,
+    /// How long readiness fails before the listener closes, so that nobody is sent here any more.
+    #[arg(long, env = "OUTRIGGER_SHUTDOWN_DELAY", default_value = "10s", value_name = "SECONDS", value_parser = shutdown_delay)]
+    shutdown_delay: Duration,
+    /// How often an HTTP/2 client is asked to connect anew, so that replicas share the load: 0 to 0.02, 0.001 is a good start.
+    #[arg(long, env = "OUTRIGGER_GOAWAY_CHANCE", default_value = "0", value_name = "CHANCE", value_parser = goaway_chance)]
+    goaway_chance: f64,
+    #[command(flatten)]
+    limits: LimitsArgs,
+}
+
+impl ServeArgs {
+    pub(super) fn into_config(self) -> Result<ServeConfig, UsageError> {
+        let files = (self.tls_cert_file, self.tls_private_key_file, self.tls_ca_file);
+        let certificate = match files {
+            (None, None, None) => CertificateSource::Own,
+            (Some(certificate), Some(key), Some(authority)) => CertificateSource::Files {
+                certificate,
+                key,
+                authority,
+            },
+            _ => {
+                return Err(wrong(
+                    "--tls-cert-file, --tls-private-key-file and --tls-ca-file belong together",
+                ));
+            }
+        };
+        Ok(ServeConfig {
+            listen: self.listen,
+            kubeconfig: self.kubeconfig,
+            service: self.service,
+            service_port: self.service_port,
+            certificate,
+            shutdown_delay: self.shutdown_delay,
+            goaway_chance: self.goaway_chance,
+            limits: self.limits.into(),
+        })
+    }
+}
+
+fn service(text: &str) -> Result<ServiceName, String> {
+    let is_label = |label: &str| super::is_cluster_name(label) && !label.contains('.');
+    match text.split_once('/') {
+        Some((namespace, name)) if is_label(namespace) && is_label(name) => Ok(ServiceName {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }),
+        _ => Err("expected NAMESPACE/NAME, as in outrigger-system/outrigger".to_owned()),
+    }
+}
+
+/// `10s`, `10`, `2m`, `500ms`.
+fn shutdown_delay(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let milliseconds: u64 = match unit {
+        "" | "s" => 1000,
+        "ms" => 1,
+        "m" => 60_000,
+        _ => return Err("expected a time, as in 10s".to_owned()),
+    };
+    let delay = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(milliseconds));
+    match delay.map(Duration::from_millis) {
+        Some(delay) if delay <= SHUTDOWN_DELAY_MAX => Ok(delay),
+        Some(_) => Err(format!("it must be at most {} s", SHUTDOWN_DELAY_MAX.as_secs())),
+        None => Err("expected a time, as in 10s".to_owned()),
+    }
+}
+
+fn goaway_chance(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(chance) if (0.0..=GOAWAY_CHANCE_MAX).contains(&chance) => Ok(chance),
+        _ => Err(format!("expected a number from 0 to {GOAWAY_CHANCE_MAX}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Command, parse};
+    use super::*;
+    use std::ffi::OsString;
+
+    fn run(args: &[&str]) -> Result<ServeConfig, UsageError> {
+        let args = ["outrigger", "serve"].iter().chain(args).map(OsString::from);
+        parse(args).map(|command| match command {
+            Command::Serve(config) => *config,
+            Command::Up(_) => unreachable!("serve was asked for"),
+        })
+    }
+
+    #[test]
+    fn defaults() {
+        let config = run(&[]).expect("no flag is needed");
+        assert_eq!(config.listen.to_string(), "0.0.0.0:6443");
+        assert_eq!(
+            (config.service.namespace.as_str(), config.service.name.as_str()),
+            ("outrigger-system", "outrigger")
+        );
+        assert_eq!(config.certificate, CertificateSource::Own);
+        assert_eq!(config.shutdown_delay, Duration::from_secs(10));
+        assert_eq!(config.limits.list_bytes_max, 64 << 20);
+    }
+
+    fn check(args: &[&str], expect: &str) {
+        match run(args) {
+            Err(UsageError::Wrong(message)) => assert!(message.contains(expect), "{args:?}: {message}"),
+            other => panic!("{args:?} gave {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_one_line() {
+        check(&["--service=outrigger"], "expected NAMESPACE/NAME");
+        check(&["--service=a.b/c"], "expected NAMESPACE/NAME");
+        check(&["--tls-cert-file=a"], "--tls-private-key-file");
+        check(&["--shutdown-delay=1h"], "as in 10s");
+        check(&["--shutdown-delay=301"], "at most 300 s");
+        check(&["--data-dir=x"], "--data-dir");
+        check(&["--goaway-chance=0.5"], "from 0 to 0.02");
+        check(&["--goaway-chance=NaN"], "from 0 to 0.02");
+    }
+
+    #[test]
+    fn times() {
+        for (text, expect) in [("0", 0), ("3", 3000), ("250ms", 250), ("2m", 120_000)] {
+            assert_eq!(shutdown_delay(text), Ok(Duration::from_millis(expect)), "{text}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The set-up: what an administrator does, with a balancer in the place of EndpointSlices (no node runs pods here).
+
+use outrigger_storage::testing::etcd_server::EtcdServer;
+use outrigger_tests::balancer::Balancer;
+use outrigger_tests::control_plane::{ControlPlane, Rights};
+use outrigger_tests::kubectl::Kubectl;
+use outrigger_tests::replica::Replica;
+use std::path::{Path, PathBuf};
+
+/// The workload clusters.
+pub(crate) const CLUSTERS: [&str; 3] = ["east", "north", "west"];
+
+/// A control plane that Outrigger is a member of.
+pub(crate) struct Member {
+    pub(crate) kubectl: Kubectl,
+    pub(crate) replicas: Vec<Replica>,
+    pub(crate) balancer: Balancer,
+    pub(crate) etcds: Vec<EtcdServer>,
+    pub(crate) control_plane: ControlPlane,
+}
+
+fn deploy(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(path)
+}
+
+impl Member {
+    /// Everything runs, and the Application kind is Outrigger's.
+    pub(crate) async fn start(replicas: usize) -> Self {
+        let mut control_plane = ControlPlane::start(Rights::Rbac).await.expect("a control plane");
+        control_plane.start_controllers().expect("controllers");
+        let kubectl = Kubectl::new(&control_plane.kubeconfig());
+        let balancer = Balancer::start().await;
+        let mut etcds = Vec::new();
+        for _ in CLUSTERS {
+            etcds.push(EtcdServer::start().await);
+        }
+        let mut member = Self {
+            kubectl,
+            replicas: Vec::new(),
+            balancer,
+            etcds,
+            control_plane,
+        };
+        member.prepare();
+        for _ in 0..replicas {
+            member.add_replica().await;
+        }
+        member.take_over();
+        member
+    }
+
+    /// Our kinds, our namespace, the Service, the clusters.
+    fn prepare(&self) {
+        let crds = deploy("crds");
+        let _ = self.kubectl.ok(&["apply", "-f", &crds.display().to_string()]);
+        let _ = self.kubectl.ok(&[
+            "wait",
+            "--for=condition=Established",
+            "--timeout=30s",
+            "crd/workloadclusters.outrigger.dev",
+            "crd/namespaceplacements.outrigger.dev",
+            "crd/tenants.outrigger.dev",
+        ]);
+        // An ExternalName Service reaches one address: the balancer's.
+        let service = format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: outrigger-system}}\n---\n\
+             apiVersion: v1\nkind: Service\nmetadata: {{name: outrigger, namespace: outrigger-system}}\n\
+             spec: {{type: ExternalName, externalName: localhost, ports: [{{port: {}}}]}}\n",
+            self.balancer.port()
+        );
+        let _ = self.kubectl.ok_with(&["apply", "-f", "-"], &service);
+        for (name, etcd) in CLUSTERS.iter().zip(&self.etcds) {
+            self.join(name, etcd);
+        }
+    }
+
+    /// One more workload cluster.
+    pub(crate) fn join(&self, name: &str, etcd: &EtcdServer) {
+        let cluster = format!(
+            "apiVersion: outrigger.dev/v1alpha1\nkind: WorkloadCluster\nmetadata: {{name: {name}}}\n\
+             spec: {{endpoints: [\"{}\"], exclusive: true}}\n",
+            etcd.client_url()
+        );
+        let _ = self.kubectl.ok_with(&["apply", "-f", "-"], &cluster);
+    }
+
+    /// One more replica, ready.
+    pub(crate) async fn add_replica(&mut self) {
+        let port = format!("--service-port={}", self.balancer.port());
+        let args = ["--shutdown-delay=1s", &port];
+        let mut replica = Replica::start(&self.control_plane.kubeconfig(), &args);
+        self.balancer.add(replica.address());
+        replica
+            .ready_behind(&self.balancer, self.replicas.len() + 1)
+            .await;
+        self.replicas.push(replica);
+    }
+
+    /// The annotated CRD, and the moment in which its kind is served by us.
+    fn take_over(&self) {
+        let crd = deploy("examples/application-crd.yaml");
+        let _ = self.kubectl.ok(&["apply", "-f", &crd.display().to_string()]);
+        let _ = self.kubectl.ok(&[
+            "wait",
+            "--for=condition=Distributed",
+            "--timeout=60s",
+            "crd/applications.paas.example.com",
+        ]);
+    }
+}
