@@ -135,6 +135,14 @@ impl Fleet {
             let Some(current) = self.read_owner(joined, domain).await? else {
                 return Ok(());
             };
+            if current.record.uid != uid && current.record.state == OwnerState::Claiming {
+                // An earlier claim that nobody has finished: nothing was ever written under it. Its claimer, if there still
+                // is one, finds the key gone.
+                match self.swap_owner(joined, domain, current.revision, None).await? {
+                    Some(_) => return Ok(()),
+                    None => continue,
+                }
+            }
             if current.record.uid != uid {
                 return Err(Error::Conflict(None));
             }

@@ -18,6 +18,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// A write that was overtaken so often has met more than a tick: the backend says something else each time, or something
+/// else than it should.
+const TRIES_WITHOUT_PAUSE: u32 = 5;
+/// The pause before each try after that.
+const RETRY_PAUSE: Duration = Duration::from_millis(25);
 /// The pause between two attempts to settle a write on a backend that does not answer.
 const SETTLE_PAUSE: Duration = Duration::from_millis(200);
 /// How long a writer waits for a tick that another one needs as well.
@@ -139,6 +144,9 @@ impl Fleet {
                 }
                 Outcome::Differs(current) => return Err(differs(change, current)),
                 Outcome::Again => joined.metrics().write_retry(),
+            }
+            if tries >= TRIES_WITHOUT_PAUSE {
+                tokio::time::sleep(RETRY_PAUSE).await;
             }
         }
         Err(Error::Deadline(format!(

@@ -1,5 +1,6 @@
 //! Tests of the store through its public interface, in one binary.
 
+mod claims;
 mod cut_lines;
 mod embedded;
 mod etcd;
