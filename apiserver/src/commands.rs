@@ -1,5 +1,6 @@
 //! The subcommands of `outrigger`.
 
+mod backends;
 mod process;
 pub(crate) mod serve;
 pub(crate) mod up;

@@ -12,8 +12,12 @@ pub mod leader_election;
 pub mod namespaces;
 pub mod placements;
 
+use crate::resources::ServedResources;
+use crate::resources::definition::ResourceDefinition;
 use kube::api::{ApiResource, DynamicObject};
 use kube::core::PartialObjectMeta;
+use std::sync::Arc;
+use tokio::sync::watch;
 
 /// An object of any kind, of which only metadata is asked for.
 pub(crate) type Meta = PartialObjectMeta<DynamicObject>;
@@ -31,8 +35,24 @@ pub(crate) fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
+/// Publishes what is served, if it is something else than before.
+pub(crate) fn publish(served: &watch::Sender<Arc<ServedResources>>, new: ServedResources) {
+    served.send_if_modified(|current| {
+        // A CRD that was made anew, is being deleted or is handed over may look the same to clients.
+        let is_same = |(a, b): (&Arc<ResourceDefinition>, &Arc<ResourceDefinition>)| {
+            a.crd_uid == b.crd_uid && a.terminating == b.terminating && a.closed == b.closed
+        };
+        let same = current.hash() == new.hash() && current.iter().zip(new.iter()).all(is_same);
+        if !same {
+            tracing::info!(kinds = new.iter().count(), "serving");
+            *current = Arc::new(new);
+        }
+        !same
+    });
+}
+
 /// The kind of a definition, as `kube` names it.
-pub(crate) fn api_resource(definition: &crate::resources::definition::ResourceDefinition) -> ApiResource {
+pub(crate) fn api_resource(definition: &ResourceDefinition) -> ApiResource {
     ApiResource {
         group: definition.group.clone(),
         version: definition.version.clone(),

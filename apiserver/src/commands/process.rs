@@ -1,6 +1,7 @@
-//! What all commands have to do with the process: signals, and why it cannot listen.
+//! What all commands have to do with the process: signals, the time of day, and why it cannot listen.
 
 use anyhow::anyhow;
+use outrigger_storage::federated::WallClock;
 use std::net::SocketAddr;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,4 +34,9 @@ pub(super) async fn wait_for_signal() {
         }
         std::process::exit(1);
     });
+}
+
+/// The time of day as certificates and conditions have it.
+pub(super) fn unix_seconds(wall_clock: &WallClock) -> i64 {
+    i64::try_from(wall_clock() / 1000).unwrap_or(i64::MAX)
 }

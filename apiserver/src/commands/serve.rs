@@ -128,7 +128,7 @@ pub(crate) async fn run(config: ServeConfig, wall_clock: WallClock) -> Result<()
             store: app.workload().clone(),
             served: app.served(),
         }),
-        clock: Arc::new(move || i64::try_from(wall_clock() / 1000).unwrap_or(i64::MAX)),
+        clock: Arc::new(move || process::unix_seconds(&wall_clock)),
         timing: Timing::default(),
         kinds: kinds_sender,
         carried: carried_sender,
@@ -229,7 +229,7 @@ async fn certificates(
         service_namespace: namespace,
         extra_names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
         carried,
-        clock: Arc::new(move || i64::try_from(clock() / 1000).unwrap_or(i64::MAX)),
+        clock: Arc::new(move || process::unix_seconds(&clock)),
         provider: Arc::clone(provider),
     })
     .await?;

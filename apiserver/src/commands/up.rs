@@ -198,7 +198,7 @@ struct Certificates {
 
 impl Certificates {
     fn open(folder: &DataFolder, address: SocketAddr, wall_clock: &WallClock) -> Result<Self> {
-        let now = unix_seconds(wall_clock);
+        let now = process::unix_seconds(wall_clock);
         let mut names: Vec<String> = SERVER_NAMES.map(str::to_owned).to_vec();
         let own = address.ip().to_string();
         if !address.ip().is_unspecified() && !names.contains(&own) {
@@ -261,13 +261,13 @@ impl Certificates {
     /// Renews what is due, while the server runs. Never ends.
     async fn renew(mut self, wall_clock: WallClock) {
         loop {
-            let now = unix_seconds(&wall_clock);
+            let now = process::unix_seconds(&wall_clock);
             tokio::time::sleep(Duration::from_secs(outrigger_certs::look_again_in(
                 now,
                 &self.current,
             )))
             .await;
-            if let Err(error) = self.renew_once(unix_seconds(&wall_clock)) {
+            if let Err(error) = self.renew_once(process::unix_seconds(&wall_clock)) {
                 tracing::error!(%error, "the certificates cannot be renewed");
             }
         }
@@ -284,10 +284,6 @@ impl Certificates {
         }
         self.write_kubeconfig(now)
     }
-}
-
-fn unix_seconds(wall_clock: &WallClock) -> i64 {
-    i64::try_from(wall_clock() / 1000).unwrap_or(i64::MAX)
 }
 
 fn welcome(config: &Config, kubeconfig: &Path, address: SocketAddr) -> String {

@@ -285,19 +285,7 @@ impl Definitions {
             .into_iter()
             .chain(crds.serve())
             .chain(builtin::definitions());
-        let served = Arc::new(ServedResources::new(all));
-        self.served.send_if_modified(|current| {
-            // A CRD that was made anew, or is being deleted, may look the same to clients.
-            let is_same = |(a, b): (&Arc<ResourceDefinition>, &Arc<ResourceDefinition>)| {
-                a.crd_uid == b.crd_uid && a.terminating == b.terminating
-            };
-            let same = current.hash() == served.hash() && current.iter().zip(served.iter()).all(is_same);
-            if !same {
-                info!(kinds = served.iter().count(), "serving");
-                *current = Arc::clone(&served);
-            }
-            !same
-        });
+        super::publish(&self.served, ServedResources::new(all));
     }
 
     /// The CRDs of `outrigger.dev` are part of the server: one that somebody deleted comes back. Whether all are there.

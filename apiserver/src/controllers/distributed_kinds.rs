@@ -12,7 +12,7 @@ use kube::{Api, Client};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::watch;
-use tracing::{debug, info};
+use tracing::debug;
 
 /// How a kind is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,19 +113,7 @@ impl Kinds {
             let kinds = kinds.iter().map(|kind| as_told(kind, *serving));
             kinds.collect::<Vec<_>>()
         };
-        let new = Arc::new(ServedResources::new(wanted.iter().flat_map(as_wanted)));
-        served.send_if_modified(|current| {
-            // A CRD that was made anew, or is being deleted, may look the same to clients.
-            let is_same = |(a, b): (&Arc<ResourceDefinition>, &Arc<ResourceDefinition>)| {
-                a.crd_uid == b.crd_uid && a.terminating == b.terminating && a.closed == b.closed
-            };
-            let same = current.hash() == new.hash() && current.iter().zip(new.iter()).all(is_same);
-            if !same {
-                info!(kinds = new.iter().count(), "serving");
-                *current = Arc::clone(&new);
-            }
-            !same
-        });
+        super::publish(served, ServedResources::new(wanted.iter().flat_map(as_wanted)));
     }
 }
 

@@ -3,6 +3,7 @@
 //! The clusters that there are when the first replica starts are the fleet (`fleet` keeps it); one that comes later is
 //! reported, and not used.
 
+use super::super::backends::guarded;
 use super::fleet::{self, Fleet, FleetMember};
 use anyhow::{Context, Result, anyhow};
 use k8s_openapi::ByteString;
@@ -11,9 +12,7 @@ use kube::api::DynamicObject;
 use kube::{Api, Client, ResourceExt};
 use outrigger_apiserver::controllers::backends;
 use outrigger_storage::Slot;
-use outrigger_storage::backend::bounded::{Bounded, Limits};
 use outrigger_storage::backend::etcd::{EtcdBackend, EtcdOptions};
-use outrigger_storage::backend::instrumented::Instrumented;
 use outrigger_storage::federated::Member;
 use outrigger_storage::metrics::StoreMetrics;
 use serde::Deserialize;
@@ -45,7 +44,7 @@ struct SecretRef {
 }
 
 fn default_prefix() -> String {
-    "/outrigger/".to_owned()
+    EtcdOptions::default().prefix
 }
 
 /// The clusters, as the control plane describes them.
@@ -144,9 +143,7 @@ impl Clusters {
             ..EtcdOptions::default()
         };
         let backend = Arc::new(EtcdBackend::new(&options)?);
-        let measured = self.metrics.backend(&record.name);
-        let backend = Arc::new(Instrumented::new(backend, Arc::clone(&measured)));
-        let backend = Arc::new(Bounded::new(backend, Limits::default()).with_metrics(measured));
+        let backend = guarded(backend, &self.metrics, &record.name);
         Ok(Member {
             slot: Slot(record.slot),
             name: record.name.clone(),

@@ -1,15 +1,14 @@
 //! The workload clusters of `outrigger up`: which there are, their slots, and the backend of each.
 
+use super::super::backends;
 use super::data_folder::{Cluster, DataFolder, Fleet};
 use crate::options::{Clusters, EtcdTls};
 use anyhow::{Context, Result, anyhow, bail};
 use outrigger_apiserver::controllers::backends::ClusterDescription;
 use outrigger_storage::Slot;
 use outrigger_storage::backend::Backend;
-use outrigger_storage::backend::bounded::{Bounded, Limits};
 use outrigger_storage::backend::embedded::{EmbeddedBackend, EmbeddedOptions};
 use outrigger_storage::backend::etcd::{EtcdBackend, EtcdOptions};
-use outrigger_storage::backend::instrumented::Instrumented;
 use outrigger_storage::federated::Member;
 use outrigger_storage::metrics::StoreMetrics;
 use std::fs;
@@ -61,9 +60,7 @@ pub(crate) async fn open(
                 (etcd(cluster, urls, prefix, tls).await?, *exclusive)
             }
         };
-        let measured = metrics.backend(&cluster.name);
-        let backend = Arc::new(Instrumented::new(backend, Arc::clone(&measured)));
-        let backend = Arc::new(Bounded::new(backend, Limits::default()).with_metrics(measured));
+        let backend = backends::guarded(backend, metrics, &cluster.name);
         members.push(Member {
             slot: Slot(cluster.slot),
             name: cluster.name.clone(),
