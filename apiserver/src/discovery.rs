@@ -7,34 +7,33 @@ mod aggregated;
 mod group;
 mod resource_list;
 
+use crate::negotiation::{Representation, negotiate_document, negotiate_status};
 use crate::resources::ServedResources;
+use crate::serializer::{encode_document, encode_status};
 use crate::status::ApiError;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::Value;
 
-const JSON: &str = "application/json";
-/// The content type of the aggregated form, as clients expect it back.
-const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+/// What clients expect after the media type of the aggregated form.
+const AGGREGATED: &str = ";g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
-/// How many clauses of an Accept header are looked at.
-const ACCEPT_CLAUSES_MAX: usize = 64;
-
-/// Which form the client wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Legacy,
-    Aggregated,
+/// What a client said of the answer that it wants.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asked<'a> {
+    /// Accept.
+    pub accept: Option<&'a str>,
+    /// User-Agent.
+    pub user_agent: Option<&'a str>,
+    /// The query parameter `pretty`.
+    pub pretty: Option<&'a str>,
+    /// If-None-Match.
+    pub if_none_match: Option<&'a str>,
 }
 
 /// The answer to a GET of this path, if it is one of discovery and what it names is served.
 #[must_use]
-pub fn respond(
-    served: &ServedResources,
-    path: &str,
-    accept: Option<&str>,
-    if_none_match: Option<&str>,
-) -> Option<Response<Bytes>> {
+pub fn respond(served: &ServedResources, path: &str, asked: Asked<'_>) -> Option<Response<Bytes>> {
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
     let document = match segments[..] {
         ["api"] => Some(group::api_versions(served)),
@@ -50,32 +49,47 @@ pub fn respond(
         _ => None,
     }?;
     let aggregates = segments.len() == 1;
-    Some(match negotiate(accept, aggregates) {
-        Some(Form::Aggregated) => aggregated_response(served, segments == ["api"], if_none_match),
-        Some(Form::Legacy) => response(StatusCode::OK, JSON, document.to_string(), aggregates),
-        None => {
-            let error = ApiError::not_acceptable(&[JSON]);
-            response(
-                StatusCode::NOT_ACCEPTABLE,
-                JSON,
-                error.to_status().to_string(),
-                aggregates,
-            )
+    let Asked {
+        accept,
+        user_agent,
+        pretty,
+        if_none_match,
+    } = asked;
+    let answer = negotiate_document(accept, user_agent, pretty, aggregates).and_then(|chosen| match chosen {
+        (form, true) => aggregated_response(served, segments == ["api"], &form, if_none_match),
+        (form, false) => {
+            let body = encode_document(&document, &form)?;
+            Ok(response(StatusCode::OK, form.content_type(), body, aggregates))
         }
-    })
+    });
+    Some(answer.unwrap_or_else(|error| {
+        let form = negotiate_status(accept, user_agent, pretty);
+        let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        response(
+            code,
+            form.content_type(),
+            encode_status(&error, &form),
+            aggregates,
+        )
+    }))
 }
 
-fn aggregated_response(served: &ServedResources, core: bool, if_none_match: Option<&str>) -> Response<Bytes> {
+fn aggregated_response(
+    served: &ServedResources,
+    core: bool,
+    form: &Representation,
+    if_none_match: Option<&str>,
+) -> Result<Response<Bytes>, ApiError> {
     let etag = format!("\"{:016X}\"", served.hash());
     let known = if_none_match.is_some_and(|known| matches(known, &etag));
-    let (status, body) = match known {
-        true => (StatusCode::NOT_MODIFIED, String::new()),
-        false => (
-            StatusCode::OK,
-            aggregated::group_discovery_list(served, core).to_string(),
-        ),
+    let mut response = match known {
+        true => response(StatusCode::NOT_MODIFIED, "", Bytes::new(), true),
+        false => {
+            let body = encode_document(&aggregated::group_discovery_list(served, core), form)?;
+            let content_type = format!("{}{AGGREGATED}", form.content_type());
+            response(StatusCode::OK, &content_type, body, true)
+        }
     };
-    let mut response = response(status, AGGREGATED, body, true);
     if let Ok(etag) = HeaderValue::try_from(etag) {
         response.headers_mut().insert(header::ETAG, etag);
     }
@@ -85,15 +99,15 @@ fn aggregated_response(served: &ServedResources, core: bool, if_none_match: Opti
     if known {
         response.headers_mut().remove(header::CONTENT_TYPE);
     }
-    response
+    Ok(response)
 }
 
-fn response(status: StatusCode, content_type: &'static str, body: String, vary: bool) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from(body));
+fn response(status: StatusCode, content_type: &str, body: Bytes, vary: bool) -> Response<Bytes> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if let Ok(content_type) = HeaderValue::from_str(content_type) {
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    }
     if vary {
         response
             .headers_mut()
@@ -110,73 +124,6 @@ pub(crate) fn matches(if_none_match: &str, etag: &str) -> bool {
     tags.into_iter().any(|tag| tag == etag || tag == "*")
 }
 
-/// The first form in the header that is served, by preference. Forms that are not served (protobuf, the aggregated
-/// form of another version) are passed over in favour of the next.
-fn negotiate(accept: Option<&str>, aggregates: bool) -> Option<Form> {
-    let accept = accept
-        .map(str::trim)
-        .filter(|accept| !accept.is_empty())
-        .unwrap_or("*/*");
-    let mut clauses: Vec<Clause<'_>> = accept
-        .split(',')
-        .take(ACCEPT_CLAUSES_MAX)
-        .map(Clause::parse)
-        .collect();
-    clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality));
-    clauses.iter().find_map(|clause| clause.form(aggregates))
-}
-
-/// One clause of an Accept header.
-struct Clause<'a> {
-    media_type: &'a str,
-    group: &'a str,
-    version: &'a str,
-    target: &'a str,
-    quality: f32,
-}
-
-impl<'a> Clause<'a> {
-    fn parse(text: &'a str) -> Self {
-        let mut parts = text.split(';').map(str::trim);
-        let media_type = parts.next().unwrap_or_default();
-        let mut clause = Self {
-            media_type,
-            group: "",
-            version: "",
-            target: "",
-            quality: 1.0,
-        };
-        for (key, value) in parts.filter_map(|part| part.split_once('=')) {
-            match key.trim() {
-                "g" => clause.group = value.trim(),
-                "v" => clause.version = value.trim(),
-                "as" => clause.target = value.trim(),
-                "q" => clause.quality = value.trim().parse().unwrap_or(0.0),
-                _ => {}
-            }
-        }
-        clause
-    }
-
-    fn form(&self, aggregates: bool) -> Option<Form> {
-        if !["*/*", "application/*", JSON]
-            .iter()
-            .any(|known| self.media_type.eq_ignore_ascii_case(known))
-        {
-            return None;
-        }
-        match (self.group, self.version, self.target) {
-            (_, _, "") => Some(Form::Legacy),
-            ("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList") => Some(if aggregates {
-                Form::Aggregated
-            } else {
-                Form::Legacy
-            }),
-            _ => None,
-        }
-    }
-}
-
 /// Puts a list into an object, unless it is empty.
 fn insert_list(object: &mut Value, field: &str, list: &[String]) {
     if !list.is_empty() {
@@ -187,8 +134,10 @@ fn insert_list(object: &mut Value, field: &str, list: &[String]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::negotiation::MediaType;
     use crate::resources::builtin;
     use crate::resources::definition::ResourceDefinition;
+    use crate::serializer::{Expected, decode};
     use serde_json::json;
     use std::sync::Arc;
 
@@ -201,7 +150,8 @@ mod tests {
     }
 
     fn get(path: &str) -> Option<Value> {
-        respond(&served(), path, None, None).map(|response| serde_json::from_slice(response.body()).unwrap())
+        respond(&served(), path, Asked::default())
+            .map(|response| serde_json::from_slice(response.body()).unwrap())
     }
 
     #[test]
@@ -289,14 +239,25 @@ mod tests {
         assert_eq!(list["groupVersion"], "v1");
     }
 
+    fn ask<'a>(accept: &'a str, if_none_match: Option<&'a str>) -> Asked<'a> {
+        Asked {
+            accept: Some(accept),
+            if_none_match,
+            ..Asked::default()
+        }
+    }
+
     #[test]
     fn kubectl_gets_the_aggregated_form() {
         let accept = format!(
-            "{AGGREGATED},application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json"
+            "application/json{AGGREGATED},application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json"
         );
         let served = served();
-        let response = respond(&served, "/apis", Some(&accept), None).unwrap();
-        assert_eq!(response.headers()[header::CONTENT_TYPE], AGGREGATED);
+        let response = respond(&served, "/apis", ask(&accept, None)).unwrap();
+        assert_eq!(
+            response.headers()[header::CONTENT_TYPE],
+            format!("application/json{AGGREGATED}")
+        );
         assert_eq!(response.headers()[header::VARY], "Accept");
         let list: Value = serde_json::from_slice(response.body()).unwrap();
         let last = list["items"].as_array().unwrap().last().unwrap();
@@ -311,13 +272,13 @@ mod tests {
         assert_eq!(resource["subresources"][1]["responseKind"], scale);
 
         let etag = response.headers()[header::ETAG].to_str().unwrap();
-        let unchanged = respond(&served, "/apis", Some(&accept), Some(etag)).unwrap();
+        let unchanged = respond(&served, "/apis", ask(&accept, Some(etag))).unwrap();
         assert_eq!(
             (unchanged.status(), unchanged.body().len()),
             (StatusCode::NOT_MODIFIED, 0)
         );
         assert_eq!(
-            respond(&served, "/apis", Some(&accept), Some("\"x\""))
+            respond(&served, "/apis", ask(&accept, Some("\"x\"")))
                 .unwrap()
                 .status(),
             StatusCode::OK
@@ -325,30 +286,102 @@ mod tests {
     }
 
     #[test]
-    fn forms_that_are_not_served_are_passed_over() {
-        let check = |accept: &str, expect: Option<Form>| {
-            assert_eq!(negotiate(Some(accept), true), expect, "{accept}")
+    fn every_document_has_every_encoding() {
+        let served = served();
+        let roots = ["/api", "/apis"].map(|path| (path, AGGREGATED));
+        let plain = [
+            "/api",
+            "/apis",
+            "/api/v1",
+            "/apis/paas.example.com",
+            "/apis/paas.example.com/v1",
+        ];
+        for (path, form) in plain.map(|path| (path, "")).into_iter().chain(roots) {
+            let read = |media_type: MediaType| {
+                let accept = format!("{}{form}", media_type.as_str());
+                let response = respond(&served, path, ask(&accept, None)).unwrap();
+                assert_eq!(
+                    (
+                        response.status(),
+                        response.headers()[header::CONTENT_TYPE].to_str().unwrap()
+                    ),
+                    (StatusCode::OK, accept.as_str())
+                );
+                let expected = Expected {
+                    api_version: "",
+                    kind: "",
+                };
+                decode(media_type, response.body(), expected).unwrap().object
+            };
+            let json = Value::Object(read(MediaType::Json));
+            assert_eq!(Value::Object(read(MediaType::Yaml)), json, "{path}");
+            // A list in protobuf does not tell whether it is empty or not there.
+            let protobuf = without_empty(Value::Object(read(MediaType::Protobuf)));
+            assert_eq!(protobuf, without_empty(json), "{path}");
+        }
+    }
+
+    fn without_empty(value: Value) -> Value {
+        let is_empty = |value: &Value| {
+            matches!(value, Value::String(s) if s.is_empty())
+                || matches!(value, Value::Bool(false))
+                || value.as_array().is_some_and(Vec::is_empty)
+                || value.as_object().is_some_and(serde_json::Map::is_empty)
         };
+        match value {
+            Value::Object(map) => {
+                let map = map.into_iter().map(|(key, value)| (key, without_empty(value)));
+                Value::Object(map.filter(|(_, value)| !is_empty(value)).collect())
+            }
+            Value::Array(list) => Value::Array(list.into_iter().map(without_empty).collect()),
+            other => other,
+        }
+    }
+
+    #[test]
+    fn forms_that_are_not_served_are_passed_over() {
+        let check = |path: &str, accept: &str, expect: Option<&str>| {
+            let response = respond(&served(), path, ask(accept, None)).unwrap();
+            match expect {
+                Some(content_type) => {
+                    let said = &response.headers()[header::CONTENT_TYPE];
+                    assert_eq!(
+                        (response.status(), said.to_str().ok()),
+                        (StatusCode::OK, Some(content_type)),
+                        "{accept}"
+                    );
+                }
+                None => assert_eq!(response.status(), StatusCode::NOT_ACCEPTABLE, "{accept}"),
+            }
+        };
+        let (json, protobuf) = ("application/json", "application/vnd.kubernetes.protobuf");
+        let aggregated = format!("{json}{AGGREGATED}");
+        check("/apis", &format!("{protobuf},{json}"), Some(protobuf));
         check(
-            "application/vnd.kubernetes.protobuf,application/json",
-            Some(Form::Legacy),
-        );
-        check(
+            "/apis",
             "application/json;as=APIGroupDiscoveryList;v=v2beta1;g=apidiscovery.k8s.io,application/json",
-            Some(Form::Legacy),
+            Some(json),
         );
+        check("/apis", &format!("{json};q=0.5,{aggregated}"), Some(&aggregated));
         check(
-            "application/json;q=0.5,application/json;as=APIGroupDiscoveryList;v=v2;g=apidiscovery.k8s.io",
-            Some(Form::Aggregated),
+            "/apis/paas.example.com",
+            &format!("{aggregated},{json}"),
+            Some(json),
         );
-        check("", Some(Form::Legacy));
-        check("text/html, */*;q=0.1", Some(Form::Legacy));
-        check("application/vnd.kubernetes.protobuf", None);
-        assert_eq!(
-            respond(&served(), "/apis", Some("text/plain"), None)
-                .unwrap()
-                .status(),
-            StatusCode::NOT_ACCEPTABLE
-        );
+        check("/apis/paas.example.com", &aggregated, None);
+        check("/apis", "", Some(json));
+        check("/apis", "text/html, */*;q=0.1", Some(json));
+        check("/apis", "application/cbor", None);
+        check("/apis", "text/plain", None);
+    }
+
+    #[test]
+    fn people_read_it_indented() {
+        let asked = Asked {
+            user_agent: Some("curl/8.0"),
+            ..Asked::default()
+        };
+        let response = respond(&served(), "/apis", asked).unwrap();
+        assert!(response.body().starts_with(b"{\n  \""));
     }
 }

@@ -22,7 +22,7 @@ use crate::resources::ServedResources;
 use crate::status::{ApiError, page_not_found};
 use axum::body::Body;
 use axum::response::IntoResponse;
-use http::header::{ACCEPT, IF_NONE_MATCH};
+use http::header::{ACCEPT, IF_NONE_MATCH, USER_AGENT};
 use http::{HeaderMap, HeaderName, Request, Response, Uri};
 use outrigger_storage::federated::WallClock;
 use parking_lot::Mutex;
@@ -192,8 +192,14 @@ fn documents(api: &ApiContext, call: &Call) -> Response<Body> {
         accept,
         if_none_match,
     };
-    let document = discovery::respond(&served, path, accept, if_none_match)
-        .or_else(|| api.0.openapi.respond(&served, request));
+    let asked = discovery::Asked {
+        accept,
+        user_agent: call.header(USER_AGENT),
+        pretty: call.context.query.first("pretty"),
+        if_none_match,
+    };
+    let document =
+        discovery::respond(&served, path, asked).or_else(|| api.0.openapi.respond(&served, request));
     match (document, info.verb.as_str()) {
         (None, _) => page_not_found(),
         (Some(document), "get" | "head") => {

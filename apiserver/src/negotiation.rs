@@ -22,7 +22,7 @@ pub enum MediaType {
     Json,
     /// `application/yaml`.
     Yaml,
-    /// `application/vnd.kubernetes.protobuf`: built-in kinds, metadata and Status only.
+    /// `application/vnd.kubernetes.protobuf`: built-in kinds, metadata, discovery and Status only.
     Protobuf,
 }
 
@@ -182,6 +182,12 @@ struct Convert<'a> {
     version: &'a str,
 }
 
+impl Convert<'_> {
+    fn is_aggregated_discovery(&self) -> bool {
+        (self.group, self.version, self.kind) == ("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList")
+    }
+}
+
 /// Chooses the representation of a response. `builtin`: the kind is one of those that protobuf is served for; for the
 /// others it is served for metadata only.
 ///
@@ -199,7 +205,9 @@ pub fn negotiate_output(
     let accepted = if header.is_empty() {
         Some((MediaType::Json, Target::Object, false))
     } else {
-        choose(header, response, builtin)
+        first_accepted(&parse_accept(header), &MediaType::ALL, |clause, m| {
+            target_of(clause, m, builtin)
+        })
     };
     let Some((media_type, target, pretty_parameter)) = accepted else {
         return Err(ApiError::not_acceptable(&MediaType::ALL.map(MediaType::as_str)));
@@ -235,8 +243,51 @@ pub fn negotiate_output(
 #[must_use]
 pub fn accepts_json_instead(accept: Option<&str>, representation: &Representation, builtin: bool) -> bool {
     let clauses = parse_accept(accept.unwrap_or_default());
-    first_accepted(&clauses, &[MediaType::Json], builtin)
-        .is_some_and(|(_, target, _)| target == representation.target)
+    first_accepted(&clauses, &[MediaType::Json], |clause, m| {
+        target_of(clause, m, builtin)
+    })
+    .is_some_and(|(_, target, _)| target == representation.target)
+}
+
+/// Chooses the representation of a document that is no object of a kind. `aggregates`: the root of discovery, which has
+/// another form besides; true in the answer if that form is wanted.
+///
+/// # Errors
+/// 406, naming what would have been accepted.
+pub fn negotiate_document(
+    accept: Option<&str>,
+    user_agent: Option<&str>,
+    pretty: Option<&str>,
+    aggregates: bool,
+) -> Result<(Representation, bool), ApiError> {
+    let header = accept.unwrap_or_default();
+    let clauses = parse_accept(header);
+    let plain = |clause: &Clause<'_>, _| is_plain(clause).then_some(false);
+    let with_aggregated = |clause: &Clause<'_>, _| {
+        let is_aggregated = clause
+            .convert
+            .as_ref()
+            .is_some_and(Convert::is_aggregated_discovery);
+        (is_plain(clause) || (is_aggregated && clause.server_version.is_empty())).then_some(is_aggregated)
+    };
+    let accepted = if header.is_empty() {
+        Some((MediaType::Json, false, false))
+    } else if aggregates {
+        first_accepted(&clauses, &MediaType::ALL, with_aggregated)
+    } else {
+        first_accepted(&clauses, &MediaType::ALL, plain)
+    };
+    let Some((media_type, aggregated, pretty_parameter)) = accepted else {
+        return Err(ApiError::not_acceptable(&MediaType::ALL.map(MediaType::as_str)));
+    };
+    let wants_pretty = pretty_parameter || is_pretty(pretty, user_agent);
+    let representation = Representation {
+        media_type,
+        target: Target::Object,
+        pretty: wants_pretty && media_type == MediaType::Json,
+        stream: false,
+    };
+    Ok((representation, aggregated))
 }
 
 /// The representation for a Status when the negotiation itself failed or never took place: whatever plain encoding the
@@ -247,13 +298,7 @@ pub fn negotiate_status(
     user_agent: Option<&str>,
     pretty: Option<&str>,
 ) -> Representation {
-    negotiate_output(accept, user_agent, pretty, ResponseKind::Object, true).map_or(
-        Representation::JSON,
-        |r| Representation {
-            target: Target::Object,
-            ..r
-        },
-    )
+    negotiate_document(accept, user_agent, pretty, false).map_or(Representation::JSON, |(chosen, _)| chosen)
 }
 
 /// Reads the Content-Type of a body that holds an object. `builtin`: protobuf is read; say so for the meta types
@@ -317,23 +362,12 @@ pub fn patch_type(content_type: Option<&str>, builtin: bool) -> Result<PatchType
         })
 }
 
-type Accepted = (MediaType, Target, bool);
-
-fn choose(header: &str, response: ResponseKind, builtin: bool) -> Option<Accepted> {
-    let clauses = parse_accept(header);
-    let first = first_accepted(&clauses, &MediaType::ALL, builtin)?;
-    match first {
-        // A list in protobuf has its length in front, so it would be collected before it is sent. Metadata of a kind may
-        // be of any number: a client that takes the same list in JSON gets it as a stream.
-        (MediaType::Protobuf, Target::PartialObjectMetadataList(_), _) if response == ResponseKind::List => {
-            let json = first_accepted(&clauses, &[MediaType::Json], builtin);
-            Some(json.filter(|(_, target, _)| *target == first.1).unwrap_or(first))
-        }
-        _ => Some(first),
-    }
-}
-
-fn first_accepted(clauses: &[Clause<'_>], served: &[MediaType], builtin: bool) -> Option<Accepted> {
+/// The first clause that is served, and in which form: `form` says what an endpoint makes of a clause, if anything.
+fn first_accepted<T>(
+    clauses: &[Clause<'_>],
+    served: &[MediaType],
+    form: impl Fn(&Clause<'_>, MediaType) -> Option<T>,
+) -> Option<(MediaType, T, bool)> {
     let candidates = clauses.iter().flat_map(|clause| {
         let served = served.iter().copied();
         served.filter(|m| m.matches(clause)).map(move |m| (clause, m))
@@ -341,18 +375,22 @@ fn first_accepted(clauses: &[Clause<'_>], served: &[MediaType], builtin: bool) -
     candidates.into_iter().find_map(|(clause, media_type)| {
         let stream_known =
             clause.stream.is_empty() || (clause.stream == "watch" && media_type != MediaType::Yaml);
-        let version_known = clause.server_version.is_empty() || clause.server_version == "v1";
-        if !stream_known || !version_known {
-            return None;
-        }
-        let target = target_of(clause.convert, media_type, builtin)?;
-        Some((media_type, target, clause.pretty))
+        let form = form(clause, media_type).filter(|_| stream_known)?;
+        Some((media_type, form, clause.pretty))
     })
 }
 
+/// Whether a clause asks for a document as it is.
+fn is_plain(clause: &Clause<'_>) -> bool {
+    clause.convert.is_none() && clause.server_version.is_empty()
+}
+
 /// The transform a clause asks for, if it is served in this encoding.
-fn target_of(convert: Option<Convert<'_>>, media_type: MediaType, builtin: bool) -> Option<Target> {
-    let Some(convert) = convert else {
+fn target_of(clause: &Clause<'_>, media_type: MediaType, builtin: bool) -> Option<Target> {
+    if !["", "v1"].contains(&clause.server_version) {
+        return None;
+    }
+    let Some(convert) = clause.convert else {
         return (builtin || media_type != MediaType::Protobuf).then_some(Target::Object);
     };
     let version = match (convert.group, convert.version) {

@@ -1,4 +1,4 @@
-//! Decode and encode: JSON, YAML, protobuf for the built-in kinds, streams of lists and watches.
+//! Decode and encode: JSON, YAML, protobuf for what Kubernetes itself defines, streams of lists and watches.
 //!
 //! Bytes or values in, bytes or values out: nothing here reads a request, asks the store or knows the time. Stored
 //! objects that leave as JSON are never parsed.
@@ -9,7 +9,7 @@ mod yaml;
 pub mod gzip;
 
 mod list_stream;
-pub use list_stream::PROTOBUF_LIST_BYTES_MAX;
+pub use list_stream::{PROTOBUF_LIST_BYTES_MAX, PROTOBUF_LIST_BYTES_PREFERRED_MAX};
 
 mod watch_stream;
 
@@ -235,6 +235,7 @@ pub struct ObjectEncoder {
     include: IncludeObject,
     now: Timestamp,
     list: list_stream::ListState,
+    collected_bytes_max: usize,
     /// The column definitions of a Table watch were sent.
     headers_sent: bool,
     /// Reused between items.
@@ -260,6 +261,7 @@ impl ObjectEncoder {
             include,
             now,
             list: list_stream::ListState::default(),
+            collected_bytes_max: PROTOBUF_LIST_BYTES_MAX,
             headers_sent: false,
             item: Vec::new(),
             read: Vec::new(),
@@ -411,16 +413,25 @@ impl ObjectEncoder {
 /// An error as the body of its response. The transform of `representation` does not apply to it.
 #[must_use]
 pub fn encode_status(error: &ApiError, representation: &Representation) -> Bytes {
-    let json = error.to_status().to_string();
+    let status = error.to_status();
+    // JSON is what every client reads: an error must never be lost over its encoding.
+    encode_document(&status, representation).unwrap_or_else(|_| status.to_string().into())
+}
+
+/// A document as a body. The transform of `representation` does not apply to it.
+///
+/// # Errors
+/// 406 when it has no form in the encoding.
+pub fn encode_document(document: &Value, representation: &Representation) -> Result<Bytes, ApiError> {
+    let json = document.to_string();
     let mut out = Vec::new();
-    let encoded = write_document(
+    write_document(
         json.as_bytes(),
         representation.media_type,
         representation.pretty,
         &mut out,
-    );
-    // JSON is what every client reads: an error must never be lost over its encoding.
-    if encoded.is_ok() { out.into() } else { json.into() }
+    )?;
+    Ok(out.into())
 }
 
 fn write_document(

@@ -10,9 +10,12 @@ pub(super) fn api_resource_list(served: &ServedResources, group: &str, version: 
     let mut definitions = served.in_version(group, version).peekable();
     let group_version = definitions.peek()?.api_version();
     let resources: Vec<Value> = definitions.flat_map(|definition| resources(definition)).collect();
-    Some(
-        json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources}),
-    )
+    let mut list = json!({"kind": "APIResourceList", "groupVersion": group_version, "resources": resources});
+    // That of the core group has no version in kube-apiserver either, as the first one had not.
+    if !group.is_empty() {
+        list["apiVersion"] = "v1".into();
+    }
+    Some(list)
 }
 
 /// A kind and its subresources.

@@ -6,7 +6,7 @@ use crate::negotiation::{MediaType, Representation, ResponseKind, Target, accept
 use crate::registry::RequestScope;
 use crate::request::options::ListOptions;
 use crate::serializer::gzip::{BodyCompressor, ContentEncoding, accepts_gzip};
-use crate::serializer::{ListMeta, MetaPlace, ObjectEncoder};
+use crate::serializer::{ListMeta, MetaPlace, ObjectEncoder, PROTOBUF_LIST_BYTES_PREFERRED_MAX};
 use crate::status::ApiError;
 use axum::body::Body;
 use bytes::Bytes;
@@ -29,17 +29,18 @@ pub(super) async fn serve(
         Extent::AllNamespaces if for_people => Missing::Allow,
         _ => Missing::Refuse,
     };
-    let encoder = response::encoder(api, &call, &scope, &representation)?;
+    let has_protobuf = scope.definition.builtin.is_some();
+    // A list in protobuf has its length in front: it is sent when it is known whole, and that has a limit. JSON streams.
+    let json_will_do = representation.media_type == MediaType::Protobuf
+        && accepts_json_instead(call.header(ACCEPT), &representation, has_protobuf);
+    let mut encoder = response::encoder(api, &call, &scope, &representation)?;
+    if json_will_do {
+        encoder = encoder.collecting_at_most(PROTOBUF_LIST_BYTES_PREFERRED_MAX);
+    }
     let gzip = accepts_gzip(call.header(ACCEPT_ENCODING));
     let list = api.registry().list(&scope, &options, missing).await?;
-    let has_protobuf = scope.definition.builtin.is_some();
     match respond(gzip, scope.clone(), list, encoder, &options).await {
-        // A list in protobuf is sent when it is known whole, and that has a limit; JSON streams.
-        Err(error)
-            if error.code == 406
-                && representation.media_type == MediaType::Protobuf
-                && accepts_json_instead(call.header(ACCEPT), &representation, has_protobuf) =>
-        {
+        Err(error) if error.code == 406 && json_will_do => {
             let representation = Representation {
                 media_type: MediaType::Json,
                 ..representation

@@ -87,7 +87,7 @@ fn output() {
         METADATA_CLIENT,
         false,
         List,
-        ok(Json, Target::PartialObjectMetadataList(V1)),
+        ok(Protobuf, Target::PartialObjectMetadataList(V1)),
     );
     check(
         "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
@@ -134,6 +134,29 @@ fn output() {
         ok(Json, Target::Object),
     );
     check("application/json;sv=v9", false, Object, Err(406));
+}
+
+#[test]
+fn errors_are_written_as_they_are() {
+    let check = |accept: &str, expect: MediaType| {
+        let status = negotiate_status(Some(accept), None, None);
+        assert_eq!(
+            (status.media_type, status.target),
+            (expect, Target::Object),
+            "{accept}"
+        );
+    };
+    check("application/yaml", Yaml);
+    check("application/vnd.kubernetes.protobuf", Protobuf);
+    check("application/vnd.kubernetes.protobuf,application/json", Protobuf);
+    check("text/html", Json);
+    // Upstream does not transform a Status, and does not look for another clause's encoding in one that asks for it.
+    check(METADATA_CLIENT, Json);
+    check(KUBECTL_GET, Json);
+    check(
+        "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
+        Json,
+    );
 }
 
 #[test]

@@ -7,8 +7,12 @@ use crate::status::ApiError;
 use outrigger_storage::Object;
 use serde_json::{Value, json};
 
-/// The largest list that is collected for protobuf, in bytes.
+/// The largest list that is collected for protobuf, in bytes, for a client that takes nothing else.
 pub const PROTOBUF_LIST_BYTES_MAX: usize = 8 << 20;
+
+/// The same for a client that takes JSON too, which streams: some more than a page of 500 with what it takes to manage
+/// their fields. Eight such lists at once are to fit beside everything else.
+pub const PROTOBUF_LIST_BYTES_PREFERRED_MAX: usize = 2 << 20;
 
 /// What is known of the list that is being written.
 #[derive(Debug, Default)]
@@ -20,6 +24,15 @@ pub(super) struct ListState {
 }
 
 impl ObjectEncoder {
+    /// Collects this many bytes for a list in protobuf and no more.
+    #[must_use]
+    pub fn collecting_at_most(self, bytes: usize) -> Self {
+        Self {
+            collected_bytes_max: bytes,
+            ..self
+        }
+    }
+
     /// Appends what stands before the items. `meta` is written now or by [`ObjectEncoder::list_end`], as `place` says.
     ///
     /// # Errors
@@ -69,8 +82,8 @@ impl ObjectEncoder {
     /// Appends an item.
     ///
     /// # Errors
-    /// 500 for an object that cannot be read; 406 for a protobuf list that grows beyond [`PROTOBUF_LIST_BYTES_MAX`]:
-    /// nothing has been appended to any `out` then.
+    /// 500 for an object that cannot be read; 406 for a protobuf list that grows beyond [`PROTOBUF_LIST_BYTES_MAX`] or
+    /// what [`ObjectEncoder::collecting_at_most`] has set: nothing has been appended to any `out` then.
     pub fn list_item(&mut self, out: &mut Vec<u8>, object: &Object) -> Result<(), ApiError> {
         self.list_item_of(out, Source::Stored(object))
     }
@@ -116,9 +129,10 @@ impl ObjectEncoder {
     fn collect(&mut self, item: &[u8]) -> Result<(), ApiError> {
         let (api_version, kind) = self.list_type();
         protobuf::encode_list_item(&api_version, &kind, &parse(item)?, &mut self.list.collected)?;
-        if self.list.collected.len() > PROTOBUF_LIST_BYTES_MAX {
+        let max = self.collected_bytes_max;
+        if self.list.collected.len() > max {
             let message = format!(
-                "the list is longer than the {PROTOBUF_LIST_BYTES_MAX} bytes that are served as {}: ask for {}, or for pages with limit",
+                "the list is longer than the {max} bytes that are served as {}: ask for {}, or for pages with limit",
                 MediaType::Protobuf.as_str(),
                 MediaType::Json.as_str()
             );

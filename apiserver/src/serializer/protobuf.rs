@@ -1,4 +1,4 @@
-//! JSON ↔ protobuf for the built-in kinds and the types of meta/v1, driven by the tables in `descriptors.rs`.
+//! JSON ↔ protobuf for the built-in kinds, discovery and the types of meta/v1, driven by the tables in `descriptors.rs`.
 //!
 //! A body is `k8s\0`, then a `runtime.Unknown` that names the type and holds the message. Fields that the tables do not
 //! know are skipped on the way in and left out on the way out. Nothing here knows what the fields mean.
@@ -342,6 +342,7 @@ fn read_value(
             read_time(bytes, matches!(kind, Kind::MicroTime))?.into()
         }
         (Kind::RawJson, Item::Length(bytes)) => read_raw_json(bytes)?,
+        (Kind::Strings, Item::Length(bytes)) => read_strings(bytes)?,
         (Kind::SchemaOrArray | Kind::SchemaOrBool | Kind::SchemaOrStringArray, Item::Length(bytes)) => {
             read_schema_or(kind, bytes, depth)?
         }
@@ -368,6 +369,17 @@ fn read_time(bytes: &[u8], micro: bool) -> Result<String, ProtobufError> {
     } else {
         format!("{time:.0}")
     })
+}
+
+fn read_strings(bytes: &[u8]) -> Result<Value, ProtobufError> {
+    let mut wire = Wire(bytes);
+    let mut list = Vec::new();
+    while let Some((number, item)) = wire.next()? {
+        if let (1, Item::Length(bytes)) = (number, item) {
+            list.push(Value::from(text(bytes)?));
+        }
+    }
+    Ok(list.into())
 }
 
 fn read_raw_json(bytes: &[u8]) -> Result<Value, ProtobufError> {
@@ -429,6 +441,9 @@ fn put_bytes(number: u32, bytes: &[u8], out: &mut Vec<u8>) {
 fn write_message(message: &Message, object: &Map<String, Value>, out: &mut Vec<u8>) -> Result<(), ApiError> {
     for field in message.fields {
         let Some(value) = object.get(field.name).filter(|v| !v.is_null()) else {
+            if field.shape == Shape::One {
+                write_zero(field, out)?;
+            }
             continue;
         };
         match (field.shape, value) {
@@ -450,6 +465,31 @@ fn write_message(message: &Message, object: &Map<String, Value>, out: &mut Vec<u
             }
             (Shape::Many | Shape::Map, _) => return Err(unlike(field)),
         }
+    }
+    Ok(())
+}
+
+/// Upstream writes what is no pointer in Go even when it is empty: so the bytes are the same, and can be compared.
+fn write_zero(field: &Field, out: &mut Vec<u8>) -> Result<(), ApiError> {
+    match field.kind {
+        Kind::String | Kind::Time | Kind::MicroTime => put_bytes(field.number, b"", out),
+        Kind::Bool | Kind::Int => {
+            put_tag(field.number, VARINT, out);
+            out.push(0);
+        }
+        Kind::Message(message) => {
+            let mut inner = Vec::new();
+            write_message(message, &Map::new(), &mut inner)?;
+            put_bytes(field.number, &inner, out);
+        }
+        // None of these is a zero value in Go but nil.
+        Kind::Bytes
+        | Kind::Double
+        | Kind::RawJson
+        | Kind::Strings
+        | Kind::SchemaOrArray
+        | Kind::SchemaOrBool
+        | Kind::SchemaOrStringArray => {}
     }
     Ok(())
 }
@@ -510,6 +550,12 @@ fn write_value(
         (Kind::RawJson, value) => {
             let mut inner = Vec::new();
             put_bytes(1, value.to_string().as_bytes(), &mut inner);
+            put_bytes(number, &inner, out);
+        }
+        (Kind::Strings, Value::Array(list)) => {
+            let mut inner = Vec::new();
+            list.iter()
+                .try_for_each(|v| write_value(1, Kind::String, v, name, &mut inner))?;
             put_bytes(number, &inner, out);
         }
         (Kind::SchemaOrArray | Kind::SchemaOrBool | Kind::SchemaOrStringArray, value) => {

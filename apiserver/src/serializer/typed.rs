@@ -133,7 +133,7 @@ impl Reader {
                     list.into_iter().enumerate().map(read).collect::<Result<_, _>>()?,
                 ))
             }
-            (Kind::SchemaOrStringArray, Value::Array(list)) => {
+            (Kind::Strings | Kind::SchemaOrStringArray, Value::Array(list)) => {
                 let read = |(at, value)| self.read_value(Kind::String, value, &format!("{path}[{at}]"));
                 Ok(Value::Array(
                     list.into_iter().enumerate().map(read).collect::<Result<_, _>>()?,
@@ -163,6 +163,7 @@ fn type_of(kind: Kind) -> &'static str {
         Kind::Int => "int64",
         Kind::Double => "float64",
         Kind::Time | Kind::MicroTime => "time",
+        Kind::Strings => "[]string",
         Kind::Message(_)
         | Kind::RawJson
         | Kind::SchemaOrArray

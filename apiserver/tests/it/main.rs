@@ -10,6 +10,7 @@ mod golden;
 mod harness;
 mod http2;
 mod limits;
+mod protobuf;
 mod real_control_plane;
 mod shutdown;
 mod verbs;

@@ -27,15 +27,15 @@ const START: Duration = Duration::from_secs(180);
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 
 /// A running kube-apiserver with RBAC. It ends when this is dropped.
-struct KubeApiserver {
+pub(crate) struct KubeApiserver {
     _child: Child,
     _etcd: EtcdServer,
     _folder: tempfile::TempDir,
-    client: Client,
+    pub(crate) client: Client,
     proxies: Authority,
 }
 
-fn program() -> Option<PathBuf> {
+pub(crate) fn program() -> Option<PathBuf> {
     let folders = ["OUTRIGGER_ASSETS", "KUBEBUILDER_ASSETS"].into_iter();
     let mut programs = folders
         .filter_map(std::env::var_os)
@@ -44,7 +44,7 @@ fn program() -> Option<PathBuf> {
 }
 
 impl KubeApiserver {
-    async fn start(program: &Path) -> Self {
+    pub(crate) async fn start(program: &Path) -> Self {
         let etcd = EtcdServer::start().await;
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name).display().to_string();
@@ -134,13 +134,17 @@ impl KubeApiserver {
         }
     }
 
-    async fn create(&self, resource: &str, object: &Value) {
-        let request = http::Request::post(format!("{RBAC}/{resource}"))
+    pub(crate) async fn create(&self, collection: &str, object: &Value) {
+        let created = self.try_create(collection, object).await;
+        created.unwrap_or_else(|e| panic!("{collection}: {e}"));
+    }
+
+    pub(crate) async fn try_create(&self, collection: &str, object: &Value) -> kube::Result<()> {
+        let request = http::Request::post(collection)
             .header("content-type", "application/json")
             .body(object.to_string().into_bytes())
             .expect("a request");
-        let created = self.client.request::<Value>(request).await;
-        created.unwrap_or_else(|e| panic!("{resource}: {e}"));
+        self.client.request::<Value>(request).await.map(|_| ())
     }
 }
 
@@ -159,12 +163,16 @@ async fn a_real_kube_apiserver_knows_users_and_decides() {
     let real = KubeApiserver::start(&program).await;
     let metadata = json!({"name": "users"});
     let rules = json!([{"apiGroups": [""], "resources": ["users"], "verbs": ["list"]}]);
-    real.create("clusterroles", &json!({"metadata": metadata, "rules": rules}))
-        .await;
+    real.create(
+        &format!("{RBAC}/clusterroles"),
+        &json!({"metadata": metadata, "rules": rules}),
+    )
+    .await;
     let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "users"});
     let jane = json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "jane"}]);
     let binding = json!({"metadata": metadata, "roleRef": role, "subjects": jane});
-    real.create("clusterrolebindings", &binding).await;
+    real.create(&format!("{RBAC}/clusterrolebindings"), &binding)
+        .await;
 
     let cas = client_ca::initial(&real.client, &provider())
         .await

@@ -42,6 +42,8 @@ pub(in crate::serializer) enum Kind {
     Int,
     Double,
     Message(&'static Message),
+    /// A list of text, in a message of its own.
+    Strings,
     /// RFC 3339 in JSON, whole seconds.
     Time,
     /// RFC 3339 in JSON, microseconds.
@@ -108,6 +110,12 @@ pub(in crate::serializer) fn message_of(api_version: &str, kind: &str) -> Option
         ("meta.k8s.io/v1", "PartialObjectMetadataList") => &PARTIAL_OBJECT_METADATA_LIST,
         ("meta.k8s.io/v1beta1", "PartialObjectMetadataList") => &PARTIAL_OBJECT_METADATA_LIST_V1BETA1,
         ("v1", "Status") => &STATUS,
+        // What is not in a group has no version in any encoding, as the first ones had not.
+        ("", "APIVersions") => &API_VERSIONS,
+        ("v1", "APIGroupList") => &API_GROUP_LIST,
+        ("v1", "APIGroup") => &API_GROUP,
+        ("" | "v1", "APIResourceList") => &API_RESOURCE_LIST,
+        ("apidiscovery.k8s.io/v2", "APIGroupDiscoveryList") => &API_GROUP_DISCOVERY_LIST,
         // Clients send it in the version of the kind they delete.
         (_, "DeleteOptions") => &DELETE_OPTIONS,
         _ => return None,
@@ -122,6 +130,100 @@ static PARTIAL_OBJECT_METADATA_LIST_V1BETA1: Message = Message {
     fields: &[
         many(1, "items", Kind::Message(&PARTIAL_OBJECT_METADATA)),
         one(2, "metadata", Kind::Message(&LIST_META)),
+    ],
+};
+
+static API_GROUP: Message = Message {
+    fields: &[
+        one(1, "name", Kind::String),
+        many(2, "versions", Kind::Message(&GROUP_VERSION_FOR_DISCOVERY)),
+        one(3, "preferredVersion", Kind::Message(&GROUP_VERSION_FOR_DISCOVERY)),
+        many(
+            4,
+            "serverAddressByClientCIDRs",
+            Kind::Message(&SERVER_ADDRESS_BY_CLIENT_CIDR),
+        ),
+    ],
+};
+
+static API_GROUP_DISCOVERY: Message = Message {
+    fields: &[
+        one(1, "metadata", Kind::Message(&OBJECT_META)),
+        many(2, "versions", Kind::Message(&API_VERSION_DISCOVERY)),
+    ],
+};
+
+static API_GROUP_DISCOVERY_LIST: Message = Message {
+    fields: &[
+        one(1, "metadata", Kind::Message(&LIST_META)),
+        many(2, "items", Kind::Message(&API_GROUP_DISCOVERY)),
+    ],
+};
+
+static API_GROUP_LIST: Message = Message {
+    fields: &[many(1, "groups", Kind::Message(&API_GROUP))],
+};
+
+static API_RESOURCE: Message = Message {
+    fields: &[
+        one(1, "name", Kind::String),
+        one(2, "namespaced", Kind::Bool),
+        one(3, "kind", Kind::String),
+        kept(4, "verbs", Kind::Strings),
+        many(5, "shortNames", Kind::String),
+        one(6, "singularName", Kind::String),
+        many(7, "categories", Kind::String),
+        one(8, "group", Kind::String),
+        one(9, "version", Kind::String),
+        one(10, "storageVersionHash", Kind::String),
+    ],
+};
+
+static API_RESOURCE_DISCOVERY: Message = Message {
+    fields: &[
+        one(1, "resource", Kind::String),
+        kept(2, "responseKind", Kind::Message(&GROUP_VERSION_KIND)),
+        one(3, "scope", Kind::String),
+        one(4, "singularResource", Kind::String),
+        many(5, "verbs", Kind::String),
+        many(6, "shortNames", Kind::String),
+        many(7, "categories", Kind::String),
+        many(8, "subresources", Kind::Message(&API_SUBRESOURCE_DISCOVERY)),
+    ],
+};
+
+static API_RESOURCE_LIST: Message = Message {
+    fields: &[
+        one(1, "groupVersion", Kind::String),
+        many(2, "resources", Kind::Message(&API_RESOURCE)),
+    ],
+};
+
+static API_SUBRESOURCE_DISCOVERY: Message = Message {
+    fields: &[
+        one(1, "subresource", Kind::String),
+        kept(2, "responseKind", Kind::Message(&GROUP_VERSION_KIND)),
+        many(3, "acceptedTypes", Kind::Message(&GROUP_VERSION_KIND)),
+        many(4, "verbs", Kind::String),
+    ],
+};
+
+static API_VERSIONS: Message = Message {
+    fields: &[
+        many(1, "versions", Kind::String),
+        many(
+            2,
+            "serverAddressByClientCIDRs",
+            Kind::Message(&SERVER_ADDRESS_BY_CLIENT_CIDR),
+        ),
+    ],
+};
+
+static API_VERSION_DISCOVERY: Message = Message {
+    fields: &[
+        one(1, "version", Kind::String),
+        many(2, "resources", Kind::Message(&API_RESOURCE_DISCOVERY)),
+        one(3, "freshness", Kind::String),
     ],
 };
 
@@ -332,6 +434,21 @@ static EVENT_SOURCE: Message = Message {
 
 static EXTERNAL_DOCUMENTATION: Message = Message {
     fields: &[one(1, "description", Kind::String), one(2, "url", Kind::String)],
+};
+
+static GROUP_VERSION_FOR_DISCOVERY: Message = Message {
+    fields: &[
+        one(1, "groupVersion", Kind::String),
+        one(2, "version", Kind::String),
+    ],
+};
+
+static GROUP_VERSION_KIND: Message = Message {
+    fields: &[
+        one(1, "group", Kind::String),
+        one(2, "version", Kind::String),
+        one(3, "kind", Kind::String),
+    ],
 };
 
 static JSON_SCHEMA_PROPS: Message = Message {
@@ -547,6 +664,13 @@ static SECRET_LIST: Message = Message {
 
 static SELECTABLE_FIELD: Message = Message {
     fields: &[kept(1, "jsonPath", Kind::String)],
+};
+
+static SERVER_ADDRESS_BY_CLIENT_CIDR: Message = Message {
+    fields: &[
+        one(1, "clientCIDR", Kind::String),
+        one(2, "serverAddress", Kind::String),
+    ],
 };
 
 static SERVICE_REFERENCE: Message = Message {

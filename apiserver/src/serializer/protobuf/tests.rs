@@ -40,15 +40,17 @@ fn what_is_written_is_read_again() {
     }
 }
 
-/// Where every field has a value, the bytes are those of Kubernetes: it also writes the empty ones.
 #[test]
-fn full_messages_are_equal_byte_by_byte() {
-    let same = golden().into_iter().filter(|(body, object)| {
+fn the_bytes_are_those_of_kubernetes() {
+    for (body, object) in golden() {
         let mut ours = Vec::new();
-        encode(object, &mut ours).expect("encoded");
-        ours == *body
-    });
-    assert!(same.count() >= 1);
+        encode(&object, &mut ours).expect("encoded");
+        assert_eq!(hex(&ours), hex(&body), "{}", Value::Object(object));
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[test]
