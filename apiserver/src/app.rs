@@ -7,6 +7,7 @@
 //!                                       kube-apiserver ◀─────────────── kube::Client ─▶ controllers    in a control plane
 //! ```
 
+use crate::options::RequestLimits;
 use anyhow::{Context, Result, anyhow};
 use axum::body::Body;
 use futures::{FutureExt, StreamExt};
@@ -91,6 +92,8 @@ pub(crate) struct AppConfig {
     pub(crate) limits: ServerLimits,
     /// How often an HTTP/2 client is asked to connect anew.
     pub(crate) goaway_chance: f64,
+    /// What may be in flight.
+    pub(crate) requests: RequestLimits,
     /// Wall time.
     pub(crate) wall_clock: WallClock,
     /// Seed of everything random.
@@ -114,6 +117,8 @@ pub(crate) enum Plane {
         client_cas: watch::Receiver<Arc<ClientCas>>,
         /// Which kinds are ours.
         wanted_kinds: watch::Receiver<Wanted>,
+        /// What passes without a question to it.
+        always_allow_paths: AlwaysAllowPaths,
     },
 }
 
@@ -252,7 +257,10 @@ impl App {
         let (authenticator, authorizer) = match &plane {
             Plane::Own { .. } => (Authenticator::standalone(), Authorizer::standalone()),
             Plane::Remote {
-                client, client_cas, ..
+                client,
+                client_cas,
+                always_allow_paths,
+                ..
             } => (
                 Authenticator::delegating(DelegatingConfig {
                     client: client.clone(),
@@ -264,7 +272,7 @@ impl App {
                 }),
                 Authorizer::delegated(DelegatedConfig {
                     client: client.clone(),
-                    always_allow_paths: AlwaysAllowPaths::default(),
+                    always_allow_paths: always_allow_paths.clone(),
                     metrics: api_metrics.auth().clone(),
                     seed: seed.wrapping_add(6),
                 }),
@@ -274,11 +282,13 @@ impl App {
             authenticator,
             authorizer,
             goaway_chance: config.goaway_chance,
+            request_timeout: config.requests.timeout,
+            requests_in_flight_max: config.requests.in_flight_max,
+            mutating_requests_in_flight_max: config.requests.mutating_in_flight_max,
             seed: seed.wrapping_add(7),
             metrics: api_metrics.clone(),
             is_served: is_served(served.clone()),
             watch_termination: WatchTermination(signals.after_shutdown_delay.token()),
-            ..ChainConfig::default()
         };
         let chain = handler_chain(chain_config, routes);
 

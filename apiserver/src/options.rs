@@ -11,10 +11,14 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use serve::{CertificateSource, ServeConfig, ServiceName};
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The most clusters of one fleet: slots are 9 bits wide, and one stays free.
 pub(crate) const CLUSTERS_MAX: u16 = 511;
+/// The least and the most of `--request-timeout`.
+const REQUEST_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 /// The port of an etcd URL that names none.
 const ETCD_PORT: u16 = 2379;
 
@@ -27,7 +31,7 @@ pub(crate) enum Command {
     Serve(Box<ServeConfig>),
 }
 
-/// What is logged, and what may be held in memory.
+/// What is logged, what may be held in memory, and how much may be asked at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// What to log, in the syntax of tracing's filters.
@@ -36,6 +40,19 @@ pub(crate) struct Limits {
     pub(crate) list_bytes_max: usize,
     /// What the event rings may hold in memory, in bytes.
     pub(crate) ring_bytes_max: usize,
+    /// What may be in flight.
+    pub(crate) requests: RequestLimits,
+}
+
+/// What may be in flight. Watches and other long-running requests are not meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RequestLimits {
+    /// Reads at once; 0 for no limit.
+    pub(crate) in_flight_max: usize,
+    /// Writes at once; 0 for no limit.
+    pub(crate) mutating_in_flight_max: usize,
+    /// How long one may take.
+    pub(crate) timeout: Duration,
 }
 
 /// The settings of `outrigger up`.
@@ -193,6 +210,25 @@ struct LimitsArgs {
     /// What the rings of recent events may hold in memory.
     #[arg(long, env = "OUTRIGGER_RING_BYTES_MAX", default_value = "16Mi", value_name = "BYTES", value_parser = |s: &str| bytes(s, 64 << 10))]
     ring_bytes_max: usize,
+    /// Reads in flight at once, watches not counted; more are refused with 429. 0: no limit.
+    #[arg(
+        long,
+        env = "OUTRIGGER_MAX_REQUESTS_INFLIGHT",
+        default_value_t = 400,
+        value_name = "N"
+    )]
+    max_requests_inflight: u32,
+    /// Writes in flight at once; more are refused with 429. 0: no limit.
+    #[arg(
+        long,
+        env = "OUTRIGGER_MAX_MUTATING_REQUESTS_INFLIGHT",
+        default_value_t = 200,
+        value_name = "N"
+    )]
+    max_mutating_requests_inflight: u32,
+    /// How long a request may take that is no watch; a client may ask for less with `timeout`.
+    #[arg(long, env = "OUTRIGGER_REQUEST_TIMEOUT", default_value = "60s", value_name = "SECONDS", value_parser = |s: &str| duration(s, REQUEST_TIMEOUT))]
+    request_timeout: Duration,
 }
 
 impl From<LimitsArgs> for Limits {
@@ -201,6 +237,11 @@ impl From<LimitsArgs> for Limits {
             log_level: args.log_level,
             list_bytes_max: args.list_bytes_max,
             ring_bytes_max: args.ring_bytes_max,
+            requests: RequestLimits {
+                in_flight_max: args.max_requests_inflight as usize,
+                mutating_in_flight_max: args.max_mutating_requests_inflight as usize,
+                timeout: args.request_timeout,
+            },
         }
     }
 }
@@ -276,6 +317,30 @@ fn check_schemes(members: &[EtcdMember], tls: &EtcdTls) -> Result<(), UsageError
             "--etcd: {url} is not https, but certificates are given for it"
         ))),
         _ => Ok(()),
+    }
+}
+
+/// `10s`, `10`, `2m`, `500ms`.
+fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let milliseconds: u64 = match unit {
+        "" | "s" => 1000,
+        "ms" => 1,
+        "m" => 60_000,
+        _ => return Err("expected a time, as in 10s".to_owned()),
+    };
+    let time = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(milliseconds));
+    match time.map(Duration::from_millis) {
+        Some(time) if time < *range.start() => {
+            Err(format!("it must be at least {} s", range.start().as_secs()))
+        }
+        Some(time) if time > *range.end() => Err(format!("it must be at most {} s", range.end().as_secs())),
+        Some(time) => Ok(time),
+        None => Err("expected a time, as in 10s".to_owned()),
     }
 }
 

@@ -16,6 +16,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use objects::StoredObjects;
 use outrigger_apiserver::authentication::client_ca;
+use outrigger_apiserver::authorization::path::AlwaysAllowPaths;
 use outrigger_apiserver::controllers::distributed_kinds::{Serving, Wanted};
 use outrigger_apiserver::controllers::leader_election::{self, LeaderElection};
 use outrigger_apiserver::server::{ServerLimits, tls};
@@ -76,6 +77,7 @@ pub(crate) async fn run(config: ServeConfig, wall_clock: WallClock) -> Result<()
             client: client.clone(),
             client_cas: client_cas.clone(),
             wanted_kinds,
+            always_allow_paths: AlwaysAllowPaths::new(config.always_allow_paths.clone()),
         },
         members,
         metrics,
@@ -85,6 +87,7 @@ pub(crate) async fn run(config: ServeConfig, wall_clock: WallClock) -> Result<()
         tls,
         limits,
         goaway_chance: config.goaway_chance,
+        requests: config.limits.requests.clone(),
         wall_clock: wall_clock.clone(),
         seed,
     };

@@ -93,6 +93,7 @@ pub(crate) async fn run(config: Config, wall_clock: WallClock) -> Result<()> {
         tls,
         limits: ServerLimits::default(),
         goaway_chance: 0.0,
+        requests: config.limits.requests.clone(),
         wall_clock: wall_clock.clone(),
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
     };

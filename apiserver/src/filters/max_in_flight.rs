@@ -25,12 +25,16 @@ pub struct MaxInFlight {
 }
 
 impl MaxInFlight {
-    /// Limits in requests.
+    /// Limits in requests; 0 for none, as upstream.
     #[must_use]
     pub fn new(read_only_max: usize, mutating_max: usize, metrics: ApiMetrics) -> Self {
+        let places = |max: usize| {
+            let max = if max == 0 { Semaphore::MAX_PERMITS } else { max };
+            Arc::new(Semaphore::new(max))
+        };
         Self {
-            read_only: Arc::new(Semaphore::new(read_only_max)),
-            mutating: Arc::new(Semaphore::new(mutating_max)),
+            read_only: places(read_only_max),
+            mutating: places(mutating_max),
             masters_pass: false,
             metrics,
         }

@@ -4,11 +4,12 @@ use super::{Limits, LimitsArgs, UsageError, wrong};
 use clap::Args;
 use outrigger_apiserver::filters::goaway::GOAWAY_CHANCE_MAX;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The most of `--shutdown-delay`: longer than any pod may take to end by default.
-const SHUTDOWN_DELAY_MAX: Duration = Duration::from_secs(300);
+/// `--shutdown-delay`: at most longer than any pod may take to end by default.
+const SHUTDOWN_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(300);
 
 /// The settings of `outrigger serve`.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,7 +28,9 @@ pub(crate) struct ServeConfig {
     pub(crate) shutdown_delay: Duration,
     /// How often an HTTP/2 client is asked to connect anew, 0 to 0.02.
     pub(crate) goaway_chance: f64,
-    /// What is logged, and what may be held in memory.
+    /// Paths that pass without authorization.
+    pub(crate) always_allow_paths: Vec<String>,
+    /// What is logged, what may be held in memory, and how much may be asked at once.
     pub(crate) limits: Limits,
 }
 
@@ -101,11 +104,14 @@ pub(super) struct ServeArgs {
     )]
     tls_ca_file: Option<PathBuf>,
     /// How long readiness fails before the listener closes, so that nobody is sent here any more.
-    #[arg(long, env = "OUTRIGGER_SHUTDOWN_DELAY", default_value = "10s", value_name = "SECONDS", value_parser = shutdown_delay)]
+    #[arg(long, env = "OUTRIGGER_SHUTDOWN_DELAY", default_value = "10s", value_name = "SECONDS", value_parser = |s: &str| super::duration(s, SHUTDOWN_DELAY))]
     shutdown_delay: Duration,
     /// How often an HTTP/2 client is asked to connect anew, so that replicas share the load: 0 to 0.02, 0.001 is a good start.
     #[arg(long, env = "OUTRIGGER_GOAWAY_CHANCE", default_value = "0", value_name = "CHANCE", value_parser = goaway_chance)]
     goaway_chance: f64,
+    /// Paths that pass without authorization, as the probes of a kubelet do; a `*` at the end stands for what follows.
+    #[arg(long, env = "OUTRIGGER_AUTHORIZATION_ALWAYS_ALLOW_PATHS", default_value = "/healthz,/livez,/readyz", value_name = "PATH[,PATH...]", value_parser = allowed_path, value_delimiter = ',')]
+    authorization_always_allow_paths: Vec<String>,
     #[command(flatten)]
     limits: LimitsArgs,
 }
@@ -134,6 +140,7 @@ impl ServeArgs {
             certificate,
             shutdown_delay: self.shutdown_delay,
             goaway_chance: self.goaway_chance,
+            always_allow_paths: self.authorization_always_allow_paths,
             limits: self.limits.into(),
         })
     }
@@ -150,24 +157,12 @@ fn service(text: &str) -> Result<ServiceName, String> {
     }
 }
 
-/// `10s`, `10`, `2m`, `500ms`.
-fn shutdown_delay(text: &str) -> Result<Duration, String> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let milliseconds: u64 = match unit {
-        "" | "s" => 1000,
-        "ms" => 1,
-        "m" => 60_000,
-        _ => return Err("expected a time, as in 10s".to_owned()),
-    };
-    let delay = number
-        .parse::<u64>()
-        .ok()
-        .and_then(|n| n.checked_mul(milliseconds));
-    match delay.map(Duration::from_millis) {
-        Some(delay) if delay <= SHUTDOWN_DELAY_MAX => Ok(delay),
-        Some(_) => Err(format!("it must be at most {} s", SHUTDOWN_DELAY_MAX.as_secs())),
-        None => Err("expected a time, as in 10s".to_owned()),
+/// A path, or the beginning of one with a `*` behind it.
+fn allowed_path(text: &str) -> Result<String, String> {
+    let beginning = text.strip_suffix('*').unwrap_or(text);
+    match (beginning.starts_with('/') || text == "*") && !beginning.contains('*') {
+        true => Ok(text.to_owned()),
+        false => Err("expected paths, as in /healthz or /healthz/*".to_owned()),
     }
 }
 
@@ -180,7 +175,7 @@ fn goaway_chance(text: &str) -> Result<f64, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Command, parse};
+    use super::super::{Command, RequestLimits, parse};
     use super::*;
     use std::ffi::OsString;
 
@@ -203,6 +198,31 @@ mod tests {
         assert_eq!(config.certificate, CertificateSource::Own);
         assert_eq!(config.shutdown_delay, Duration::from_secs(10));
         assert_eq!(config.limits.list_bytes_max, 64 << 20);
+        assert_eq!(config.always_allow_paths, ["/healthz", "/livez", "/readyz"]);
+        let requests = RequestLimits {
+            in_flight_max: 400,
+            mutating_in_flight_max: 200,
+            timeout: Duration::from_secs(60),
+        };
+        assert_eq!(config.limits.requests, requests);
+    }
+
+    #[test]
+    fn limits_of_requests() {
+        let config = run(&[
+            "--max-requests-inflight=0",
+            "--max-mutating-requests-inflight=7",
+            "--request-timeout=2m",
+            "--authorization-always-allow-paths=/healthz,/metrics/*",
+        ]);
+        let config = config.expect("limits");
+        let requests = RequestLimits {
+            in_flight_max: 0,
+            mutating_in_flight_max: 7,
+            timeout: Duration::from_secs(120),
+        };
+        assert_eq!(config.limits.requests, requests);
+        assert_eq!(config.always_allow_paths, ["/healthz", "/metrics/*"]);
     }
 
     fn check(args: &[&str], expect: &str) {
@@ -222,12 +242,21 @@ mod tests {
         check(&["--data-dir=x"], "--data-dir");
         check(&["--goaway-chance=0.5"], "from 0 to 0.02");
         check(&["--goaway-chance=NaN"], "from 0 to 0.02");
+        check(&["--request-timeout=0"], "at least 1 s");
+        check(&["--request-timeout=2h"], "as in 10s");
+        check(&["--max-requests-inflight=-1"], "--max-requests-inflight");
+        check(&["--authorization-always-allow-paths=metrics"], "as in /healthz");
+        check(&["--authorization-always-allow-paths=/a/*/b"], "as in /healthz");
     }
 
     #[test]
     fn times() {
         for (text, expect) in [("0", 0), ("3", 3000), ("250ms", 250), ("2m", 120_000)] {
-            assert_eq!(shutdown_delay(text), Ok(Duration::from_millis(expect)), "{text}");
+            assert_eq!(
+                super::super::duration(text, SHUTDOWN_DELAY),
+                Ok(Duration::from_millis(expect)),
+                "{text}"
+            );
         }
     }
 }

@@ -30,9 +30,9 @@ pub type HandlerChain = BoxCloneSyncService<Request<Body>, Response, Infallible>
 pub struct ChainConfig {
     /// How long a request may take that is not long-running.
     pub request_timeout: Duration,
-    /// Reads in flight at once.
+    /// Reads in flight at once; 0 for no limit.
     pub requests_in_flight_max: usize,
-    /// Writes in flight at once.
+    /// Writes in flight at once; 0 for no limit.
     pub mutating_requests_in_flight_max: usize,
     /// Where requests are counted.
     pub metrics: ApiMetrics,

@@ -81,6 +81,18 @@ pub(crate) async fn serve(
     wall_clock: WallClock,
     config: ChainConfig,
 ) -> TestServer {
+    let paths = AlwaysAllowPaths::default();
+    serve_allowing(client, paths, cas, anonymous, wall_clock, config).await
+}
+
+async fn serve_allowing(
+    client: kube::Client,
+    always_allow_paths: AlwaysAllowPaths,
+    cas: watch::Receiver<Arc<ClientCas>>,
+    anonymous: Anonymous,
+    wall_clock: WallClock,
+    config: ChainConfig,
+) -> TestServer {
     let metrics = ApiMetrics::default();
     let config = ChainConfig {
         authenticator: Authenticator::delegating(DelegatingConfig {
@@ -93,7 +105,7 @@ pub(crate) async fn serve(
         }),
         authorizer: Authorizer::delegated(DelegatedConfig {
             client,
-            always_allow_paths: AlwaysAllowPaths::default(),
+            always_allow_paths,
             metrics: metrics.auth().clone(),
             seed: 2,
         }),
@@ -119,13 +131,17 @@ impl World {
     }
 
     async fn start_with(anonymous: Anonymous, config: ChainConfig) -> Self {
+        Self::start_allowing(AlwaysAllowPaths::default(), anonymous, config).await
+    }
+
+    async fn start_allowing(paths: AlwaysAllowPaths, anonymous: Anonymous, config: ChainConfig) -> Self {
         let control_plane = ControlPlane::default();
         let (clients, proxies) = (authority("clients"), authority("proxies"));
         let (cas, seen) = watch::channel(parse(&clients, &proxies));
         let wall_ms = Arc::new(AtomicU64::new(u64::try_from(now()).expect("after 1970") * 1000));
         let clock = Arc::clone(&wall_ms);
         let clock = Arc::new(move || clock.load(Ordering::Relaxed));
-        let server = serve(control_plane.client(), seen, anonymous, clock, config).await;
+        let server = serve_allowing(control_plane.client(), paths, seen, anonymous, clock, config).await;
         Self {
             server,
             control_plane,
@@ -578,6 +594,32 @@ async fn kube_apiserver_decides_and_is_asked_once() {
     assert_eq!(world.control_plane.access_reviews(), [Value::Null; 0]);
     let below = client.call(Method::GET, "/livez/ping", &joe, "").await;
     assert_eq!(below.code, 403);
+}
+
+/// `--authorization-always-allow-paths`.
+#[tokio::test]
+async fn paths_of_the_administrators_choice_pass_without_a_question() {
+    let paths = AlwaysAllowPaths::new(["/metrics".to_owned(), "/livez/*".to_owned()]);
+    let world = World::start_allowing(paths, Anonymous::default(), ChainConfig::default()).await;
+    world.control_plane.deny("joe", "nothing");
+    let [_, Some(client)] = &mut world.connections(Shown::FrontProxy).await[..] else {
+        panic!("two connections")
+    };
+    world.control_plane.access_reviews();
+    let joe = [("x-remote-user", "joe")];
+    for (path, code) in [
+        ("/metrics", 200),
+        ("/livez/ping", 200),
+        ("/livez", 403),
+        (USERS, 403),
+    ] {
+        assert_eq!(
+            client.call(Method::GET, path, &joe, "").await.code,
+            code,
+            "{path}"
+        );
+    }
+    assert_eq!(world.control_plane.access_reviews().len(), 2);
 }
 
 #[tokio::test]

@@ -176,6 +176,56 @@ async fn requests_in_flight_have_a_limit_and_watches_have_none() {
 }
 
 #[tokio::test]
+async fn no_limit_is_one_too() {
+    let config = ChainConfig {
+        requests_in_flight_max: 0,
+        mutating_requests_in_flight_max: 0,
+        ..ChainConfig::default()
+    };
+    let server = TestServer::start_with(ServerLimits::default(), config).await;
+    let client = server.http2(Some(&server.admin())).await;
+    let waiting: Vec<_> = (0..600)
+        .map(|_| {
+            let mut client = client.share();
+            tokio::spawn(async move { client.get("/api/v1/waits").await.code })
+        })
+        .collect();
+    server.gate.add_permits(waiting.len());
+    for code in waiting {
+        assert_eq!(code.await.expect("an answer"), 200);
+    }
+    let mut client = client.share();
+    assert_eq!(
+        client.call(Method::POST, "/api/v1/bodies", &[], "x").await.code,
+        200
+    );
+}
+
+/// `--request-timeout`.
+#[tokio::test]
+async fn the_deadline_is_the_servers_and_not_for_watches() {
+    let config = ChainConfig {
+        request_timeout: Duration::from_millis(200),
+        ..ChainConfig::default()
+    };
+    let server = TestServer::start_with(ServerLimits::default(), config).await;
+    let mut client = server.http2(Some(&server.admin())).await;
+    let watch = Request::get("https://localhost/api/v1/watches?watch=1")
+        .body(Full::default())
+        .expect("a request");
+    let mut watch = client.share().send(watch).await.expect("a watch").into_body();
+    for timeout in ["", "?timeout=30s"] {
+        let late = client.get(&format!("/api/v1/waits{timeout}")).await;
+        assert_eq!((late.code, &late.json()["reason"]), (504, &"Timeout".into()));
+    }
+    let event = watch.frame().await.expect("an event").expect("an event");
+    assert_eq!(event.data_ref().map(|d| &d[..]), Some(&b"ADDED\n"[..]));
+    server.signals.shutdown_initiated.signal();
+    let rest = watch.collect().await.expect("a clean end").to_bytes();
+    assert_eq!(&rest[..], b"END\n");
+}
+
+#[tokio::test]
 async fn a_request_ends_at_its_deadline() {
     let server = TestServer::start().await;
     let mut client = server.http2(Some(&server.admin())).await;

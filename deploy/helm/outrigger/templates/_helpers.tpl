@@ -67,6 +67,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - --goaway-chance={{ .Values.server.goawayChance }}
 - --list-bytes-max={{ .Values.server.listBytesMax }}
 - --ring-bytes-max={{ .Values.server.ringBytesMax }}
+- --max-requests-inflight={{ .Values.server.maxRequestsInflight }}
+- --max-mutating-requests-inflight={{ .Values.server.maxMutatingRequestsInflight }}
+- --request-timeout={{ .Values.server.requestTimeoutSeconds }}s
+{{- with .Values.server.alwaysAllowPaths }}
+- --authorization-always-allow-paths={{ join "," . }}
+{{- end }}
 - --log-level={{ .Values.server.logLevel }}
 {{- if include "outrigger.certificateSecret" . }}
 - --tls-cert-file=/etc/outrigger/tls/tls.crt
