@@ -5,3 +5,4 @@ mod faults;
 mod kubectl;
 mod member;
 mod replicas;
+mod rights;

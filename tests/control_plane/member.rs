@@ -10,6 +10,17 @@ use std::path::{Path, PathBuf};
 /// The workload clusters.
 pub(crate) const CLUSTERS: [&str; 3] = ["east", "north", "west"];
 
+/// What the chart installs with the values of README, as `tests/deploy` renders it.
+const CHART: &str = include_str!("../../deploy/helm/golden/outrigger-readme.yaml");
+/// Of these, the ones that give rights. The Service of the tests is another, and no node runs the Deployment.
+const RIGHTS: [&str; 5] = [
+    "ServiceAccount",
+    "Role",
+    "RoleBinding",
+    "ClusterRole",
+    "ClusterRoleBinding",
+];
+
 /// A control plane that Outrigger is a member of.
 pub(crate) struct Member {
     pub(crate) kubectl: Kubectl,
@@ -17,6 +28,8 @@ pub(crate) struct Member {
     pub(crate) balancer: Balancer,
     pub(crate) etcds: Vec<EtcdServer>,
     pub(crate) control_plane: ControlPlane,
+    /// The replicas': that of the chart's ServiceAccount.
+    account: PathBuf,
 }
 
 fn deploy(path: &str) -> PathBuf {
@@ -39,6 +52,7 @@ impl Member {
             replicas: Vec::new(),
             balancer,
             etcds,
+            account: PathBuf::new(),
             control_plane,
         };
         member.prepare();
@@ -50,7 +64,7 @@ impl Member {
     }
 
     /// Our kinds, our namespace, the Service, the clusters.
-    fn prepare(&self) {
+    fn prepare(&mut self) {
         let crds = deploy("crds");
         let _ = self.kubectl.ok(&["apply", "-f", &crds.display().to_string()]);
         let _ = self.kubectl.ok(&[
@@ -69,6 +83,23 @@ impl Member {
             self.balancer.port()
         );
         let _ = self.kubectl.ok_with(&["apply", "-f", "-"], &service);
+        let is_right = |object: &&str| {
+            let kind = object.lines().find_map(|line| line.strip_prefix("kind: "));
+            kind.is_some_and(|kind| RIGHTS.contains(&kind))
+        };
+        let rights: Vec<&str> = CHART.split("---\n").filter(is_right).collect();
+        let _ = self.kubectl.ok_with(&["apply", "-f", "-"], &rights.join("---\n"));
+        let token = [
+            "create",
+            "token",
+            "outrigger",
+            "-n",
+            "outrigger-system",
+            "--duration=2h",
+        ];
+        let token = self.kubectl.ok(&token);
+        let account = self.control_plane.kubeconfig_of("outrigger", token.trim());
+        self.account = account.expect("a kubeconfig");
         for (name, etcd) in CLUSTERS.iter().zip(&self.etcds) {
             self.join(name, etcd);
         }
@@ -88,7 +119,7 @@ impl Member {
     pub(crate) async fn add_replica(&mut self) {
         let port = format!("--service-port={}", self.balancer.port());
         let args = ["--shutdown-delay=1s", &port];
-        let mut replica = Replica::start(&self.control_plane.kubeconfig(), &args);
+        let mut replica = Replica::start(&self.account, &args);
         self.balancer.add(replica.address());
         replica
             .ready_behind(&self.balancer, self.replicas.len() + 1)

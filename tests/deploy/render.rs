@@ -16,13 +16,14 @@ pub(crate) struct Case {
 }
 
 /// Every chart with every set of values.
-pub(crate) const CASES: [Case; 11] = [
+pub(crate) const CASES: [Case; 12] = [
     Case::of("outrigger", "default"),
     Case::of("outrigger", "dev"),
     Case::of("outrigger", "ha"),
     Case::of("outrigger", "cert-manager"),
     Case::of("outrigger", "existing"),
     Case::of("outrigger", "everything"),
+    Case::of("outrigger", "readme"),
     Case::of("outrigger-etcd", "default"),
     Case::of("outrigger-etcd", "single"),
     Case::of("outrigger-etcd", "cert-manager"),

@@ -132,6 +132,18 @@ impl ControlPlane {
         self.file("kubeconfig")
     }
 
+    /// That of somebody with this token.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn kubeconfig_of(&self, user: &str, token: &str) -> Result<PathBuf> {
+        let ca = STANDARD.encode(fs::read(self.file("ca.crt"))?);
+        let user_of_it = format!("token: {token}");
+        let path = self.file(&format!("{user}.kubeconfig"));
+        fs::write(&path, kubeconfig(self.port, &ca, &user_of_it))?;
+        Ok(path)
+    }
+
     async fn wait_until_ready(&mut self) -> Result<()> {
         let start = Instant::now();
         let mut said = String::new();
@@ -297,11 +309,15 @@ fn write_certificates(folder: &Path, port: u16) -> Result<()> {
         &admin.key_pem,
     ]
     .map(|pem| STANDARD.encode(pem));
-    let kubeconfig = format!(
-        "apiVersion: v1\nkind: Config\nclusters:\n- name: kube\n  cluster:\n    server: https://127.0.0.1:{port}\n    \
-         certificate-authority-data: {ca}\nusers:\n- name: admin\n  user:\n    client-certificate-data: {certificate}\n    \
-         client-key-data: {key}\ncontexts:\n- name: admin\n  context: {{cluster: kube, user: admin}}\ncurrent-context: admin\n"
-    );
-    fs::write(folder.join("kubeconfig"), kubeconfig)?;
+    let admin = format!("client-certificate-data: {certificate}\n    client-key-data: {key}");
+    fs::write(folder.join("kubeconfig"), kubeconfig(port, &ca, &admin))?;
     Ok(())
+}
+
+fn kubeconfig(port: u16, ca: &str, user: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\nclusters:\n- name: kube\n  cluster:\n    server: https://127.0.0.1:{port}\n    \
+         certificate-authority-data: {ca}\nusers:\n- name: user\n  user:\n    {user}\ncontexts:\n- name: kube\n  \
+         context: {{cluster: kube, user: user}}\ncurrent-context: kube\n"
+    )
 }

@@ -280,6 +280,17 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Worker<B> {
                  versions that are not served by Outrigger. Serve one of them until they are migrated or deleted",
             ))),
             Err(error) => match error.code() {
+                // Whoever installed us has not named this group.
+                Some(403) => Ok(Some(Finding::no(
+                    "RightsMissing",
+                    format!(
+                        "Outrigger may not list {}.{} in the control plane, and must see that there are none before it \
+                         serves the kind. Name the group in the chart's rbac.distributedGroups (helm upgrade outrigger \
+                         CHART --reuse-values --set 'rbac.distributedGroups={{{}}}', with those that are there already), or \
+                         let its ServiceAccount list them, and it is tried again: {error}",
+                        crd.plural, crd.group, crd.group
+                    ),
+                ))),
                 // Not served yet, or the conversion webhook is down.
                 Some(code) if code == 404 || code >= 500 => Ok(Some(Finding::no(
                     "CannotVerify",

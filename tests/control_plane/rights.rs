@@ -1,0 +1,53 @@
+//! The rights that the chart gives, and what an operator reads when they do not reach as far as an annotation.
+
+use super::member::Member;
+
+const OTHER_CRD: &str = "apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: buckets.data.example.com
+  annotations: {outrigger.dev/distributed: \"true\"}
+spec:
+  group: data.example.com
+  names: {kind: Bucket, plural: buckets, singular: bucket, listKind: BucketList}
+  scope: Namespaced
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+";
+
+const GRANT: &str = "apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: buckets-may-move}
+rules: [{apiGroups: [data.example.com], resources: ['*'], verbs: [list]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: buckets-may-move}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: buckets-may-move}
+subjects: [{kind: ServiceAccount, name: outrigger, namespace: outrigger-system}]
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_was_not_named_says_what_to_do() {
+    let member = Member::start(1).await;
+    let kubectl = &member.kubectl;
+    let _ = kubectl.ok_with(&["apply", "-f", "-"], OTHER_CRD);
+    let crd = "crd/buckets.data.example.com";
+    let condition = "jsonpath={.status.conditions[?(@.type==\"Distributed\")]}";
+    let said = kubectl.eventually(&["get", crd, "-o", condition], |said| {
+        said.contains("RightsMissing")
+    });
+    assert!(
+        said.contains("rbac.distributedGroups={data.example.com}") && said.contains("\"status\":\"False\""),
+        "{said}"
+    );
+    // The kind works meanwhile, in the control plane.
+    let _ = kubectl.eventually(&["get", "buckets", "-A"], |said| {
+        said.contains("No resources found")
+    });
+    let _ = kubectl.ok_with(&["apply", "-f", "-"], GRANT);
+    let _ = kubectl.ok(&["wait", "--for=condition=Distributed", "--timeout=120s", crd]);
+}
