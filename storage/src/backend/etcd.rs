@@ -18,7 +18,7 @@ use super::{
     TxnResponse, WatchRequest, WatchStream,
 };
 use bytes::Bytes;
-use connect::{Connection, Endpoint, Member, Purpose, Timing};
+use connect::{ClusterId, Connection, Endpoint, Member, Purpose, Timing};
 use error::Failure;
 use futures::future::BoxFuture;
 use keyspace::Keyspace;
@@ -33,7 +33,7 @@ use watch::{Manner, Watch};
 pub const DEFAULT_PREFIX: &str = "/outrigger/";
 
 /// The settings of an [`EtcdBackend`].
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct EtcdOptions {
     /// The members' URLs, `http://host:port` or `https://host:port`. They must belong to one etcd.
     pub endpoints: Vec<String>,
@@ -77,6 +77,9 @@ pub enum EtcdOptionsError {
     /// Certificates or a key that cannot be used.
     #[error("etcd client TLS: {0}")]
     Tls(String),
+    /// Our keys lie under another prefix.
+    #[error("the prefix of our keys in an etcd cannot change while the etcd is in use")]
+    PrefixChanged,
 }
 
 /// One etcd.
@@ -84,6 +87,7 @@ pub struct EtcdBackend {
     members: Members,
     keyspace: Keyspace,
     timing: Timing,
+    cluster: ClusterId,
 }
 
 impl Default for EtcdOptions {
@@ -119,20 +123,7 @@ impl EtcdBackend {
     /// # Errors
     /// When the settings cannot be used.
     pub fn new(options: &EtcdOptions) -> Result<Self, EtcdOptionsError> {
-        if options.endpoints.is_empty() {
-            return Err(EtcdOptionsError::NoEndpoint);
-        }
-        let identity = match (&options.cert_pem, &options.key_pem) {
-            (None, None) => None,
-            (Some(certificate), Some(key)) => Some((certificate.as_slice(), key.as_slice())),
-            _ => return Err(EtcdOptionsError::HalfIdentity),
-        };
-        let tls = options
-            .ca_pem
-            .as_ref()
-            .map(|ca| connect::tls_connector(ca, identity))
-            .transpose();
-        let tls = tls.map_err(EtcdOptionsError::Tls)?;
+        let endpoints = endpoints(options)?;
         let timing = Timing {
             connect: options.connect_timeout,
             request: options.request_timeout,
@@ -140,20 +131,51 @@ impl EtcdBackend {
             keepalive_timeout: options.keepalive_timeout,
             progress: options.progress_interval,
         };
-        let cluster = connect::ClusterId::default();
-        let members = options.endpoints.iter().map(|url| {
-            let endpoint =
-                Endpoint::parse(url, tls.as_ref()).map_err(|cause| EtcdOptionsError::Endpoint {
-                    url: url.clone(),
-                    cause,
-                })?;
-            Ok(Arc::new(Member::new(endpoint, timing, Arc::clone(&cluster))))
-        });
+        let cluster = ClusterId::default();
+        let member = |endpoint| Arc::new(Member::new(endpoint, timing, Arc::clone(&cluster)));
+        let members = endpoints.into_iter().map(member).collect();
         Ok(Self {
-            members: Members::new(members.collect::<Result<_, _>>()?, timing.silent()),
+            members: Members::new(members, timing.silent()),
             keyspace: Keyspace::new(&options.prefix),
             timing,
+            cluster,
         })
+    }
+
+    /// Other endpoints, another client certificate, another CA: they count for every connection that is made from now on.
+    /// Connections that stand go on, with what runs on them, also those to members that are no endpoint any more; only
+    /// [`EtcdBackend::renew`] replaces them. The times stay as they were.
+    ///
+    /// # Errors
+    /// When the settings cannot be used. Then nothing has changed.
+    pub fn reconfigure(&self, options: &EtcdOptions) -> Result<(), EtcdOptionsError> {
+        if Keyspace::new(&options.prefix) != self.keyspace {
+            return Err(EtcdOptionsError::PrefixChanged);
+        }
+        let known = self.members.all();
+        let member = |endpoint: Endpoint| {
+            let name = endpoint.to_string();
+            match known.iter().find(|member| member.name() == name) {
+                Some(member) => {
+                    member.set_endpoint(endpoint);
+                    Arc::clone(member)
+                }
+                None => Arc::new(Member::new(endpoint, self.timing, Arc::clone(&self.cluster))),
+            }
+        };
+        let members = endpoints(options)?.into_iter().map(member).collect();
+        self.members.replace(members);
+        Ok(())
+    }
+
+    /// Connects anew with the newest settings, so that a certificate that is refused is noticed now and not when the next
+    /// connection breaks. New requests and watches go to the new connections; what runs on the old ones goes on there
+    /// until it ends. A member that cannot be connected anew keeps the connections that it has.
+    ///
+    /// # Errors
+    /// When no member accepts: the old connections are still used.
+    pub async fn renew(&self) -> Result<(), BackendError> {
+        self.members.renew().await.map_err(Failure::into_read_error)
     }
 
     async fn call<Q, A>(&self, path: &'static str, request: Q, repeat: bool) -> Result<A, Failure>
@@ -358,6 +380,31 @@ impl EtcdBackend {
             false => Ok(watch.into_stream()),
         }
     }
+}
+
+/// The endpoints, with the TLS that they need.
+fn endpoints(options: &EtcdOptions) -> Result<Vec<Endpoint>, EtcdOptionsError> {
+    if options.endpoints.is_empty() {
+        return Err(EtcdOptionsError::NoEndpoint);
+    }
+    let identity = match (&options.cert_pem, &options.key_pem) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => Some((certificate.as_slice(), key.as_slice())),
+        _ => return Err(EtcdOptionsError::HalfIdentity),
+    };
+    let tls = options
+        .ca_pem
+        .as_ref()
+        .map(|ca| connect::tls_connector(ca, identity))
+        .transpose();
+    let tls = tls.map_err(EtcdOptionsError::Tls)?;
+    let endpoints = options.endpoints.iter().map(|url| {
+        Endpoint::parse(url, tls.as_ref()).map_err(|cause| EtcdOptionsError::Endpoint {
+            url: url.clone(),
+            cause,
+        })
+    });
+    endpoints.collect()
 }
 
 impl Backend for EtcdBackend {

@@ -116,13 +116,7 @@ impl EtcdServer {
         let folder = Folder(std::env::temp_dir().join(format!("outrigger-etcd-{}", uuid::Uuid::new_v4())));
         std::fs::create_dir_all(&folder.0).expect("a folder for etcd");
         if let Some(tls) = &options.tls {
-            for (name, pem) in [
-                ("ca.pem", &tls.ca),
-                ("cert.pem", &tls.server_cert),
-                ("key.pem", &tls.server_key),
-            ] {
-                std::fs::write(folder.0.join(name), pem).expect("a file for etcd");
-            }
+            folder.write(tls);
         }
         let scheme = if options.tls.is_some() { "https" } else { "http" };
         // All at once, so that no port is found twice.
@@ -301,6 +295,12 @@ impl EtcdServer {
         self.spawn(index);
     }
 
+    /// Other certificates: members have them after their next restart, clients that are made from now on at once.
+    pub fn set_tls(&mut self, tls: EtcdTls) {
+        self.folder.write(&tls);
+        self.options.tls = Some(tls);
+    }
+
     /// Stops a member in its tracks (`SIGSTOP`), or lets it go on (`SIGCONT`): connections stay open and silent.
     pub async fn pause(&self, index: usize, paused: bool) {
         let pid = self.members[index]
@@ -324,6 +324,18 @@ impl EtcdServer {
             format!("--- {}\n{}", member.name, String::from_utf8_lossy(&log[from..]))
         };
         self.members.iter().map(tail).collect()
+    }
+}
+
+impl Folder {
+    fn write(&self, tls: &EtcdTls) {
+        for (name, pem) in [
+            ("ca.pem", &tls.ca),
+            ("cert.pem", &tls.server_cert),
+            ("key.pem", &tls.server_key),
+        ] {
+            std::fs::write(self.0.join(name), pem).expect("a file for etcd");
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use outrigger_storage::StoreMetrics;
 use outrigger_storage::backend::bounded::{Bounded, Limits};
 use outrigger_storage::backend::embedded::EmbeddedBackend;
-use outrigger_storage::backend::etcd::{EtcdBackend, EtcdOptions};
+use outrigger_storage::backend::etcd::{EtcdBackend, EtcdOptions, EtcdOptionsError};
 use outrigger_storage::backend::instrumented::Instrumented;
 use outrigger_storage::backend::{
     Backend, BackendError, Compare, Op, OpResponse, Range, Revision, Txn, WatchBatch, WatchRequest,
@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 mod members;
 mod network;
+mod rotation;
 mod watches;
 
 mod suite {

@@ -85,7 +85,8 @@ pub(super) struct Endpoint {
 
 /// One member and its connections, made when first needed.
 pub(super) struct Member {
-    endpoint: Endpoint,
+    /// The newest settings: connections that stand were made with older ones, perhaps.
+    endpoint: parking_lot::RwLock<Endpoint>,
     timing: Timing,
     cluster: ClusterId,
     requests: Mutex<Place>,
@@ -197,7 +198,7 @@ pub(super) fn tls_connector(ca: &[u8], identity: Option<(&[u8], &[u8])>) -> Resu
 impl Member {
     pub(super) fn new(endpoint: Endpoint, timing: Timing, cluster: ClusterId) -> Self {
         Self {
-            endpoint,
+            endpoint: parking_lot::RwLock::new(endpoint),
             timing,
             cluster,
             requests: Mutex::default(),
@@ -210,7 +211,39 @@ impl Member {
 
     /// Its URL.
     pub(super) fn name(&self) -> String {
-        self.endpoint.to_string()
+        self.endpoint.read().to_string()
+    }
+
+    /// Connections from now on are made like this. Those that stand go on.
+    pub(super) fn set_endpoint(&self, endpoint: Endpoint) {
+        *self.endpoint.write() = endpoint;
+    }
+
+    /// New connections in the place of those that stand, made with the newest settings. What runs on the old ones goes on
+    /// there. Those that cannot be replaced stay.
+    pub(super) async fn renew(&self) -> Result<(), Failure> {
+        for purpose in [Purpose::Requests, Purpose::Watches, Purpose::History] {
+            let mut place = self.place(purpose).lock().await;
+            // Requests will come, and tell by themselves whether the settings are good.
+            if place.connection.is_none() && purpose != Purpose::Requests {
+                continue;
+            }
+            let connection = self.connect(purpose).await?;
+            *place = Place {
+                connection: Some(connection),
+                failed: None,
+            };
+        }
+        self.answers();
+        Ok(())
+    }
+
+    fn place(&self, purpose: Purpose) -> &Mutex<Place> {
+        match purpose {
+            Purpose::Requests => &self.requests,
+            Purpose::Watches => &self.watches,
+            Purpose::History => &self.history,
+        }
     }
 
     /// Whether it failed a moment ago.
@@ -247,12 +280,7 @@ impl Member {
     /// A living connection, made now if there is none. Whatever goes wrong here happened before a request was sent.
     pub(super) async fn connection(&self, purpose: Purpose) -> Result<Connection, Failure> {
         let asked_at = Instant::now();
-        let place = match purpose {
-            Purpose::Requests => &self.requests,
-            Purpose::Watches => &self.watches,
-            Purpose::History => &self.history,
-        };
-        let mut place = place.lock().await;
+        let mut place = self.place(purpose).lock().await;
         if let Some(connection) = &place.connection
             && connection.is_usable()
         {
@@ -284,18 +312,19 @@ impl Member {
     async fn connect(&self, purpose: Purpose) -> Result<Connection, Failure> {
         let suspicion = self.generation.subscribe();
         let generation = *suspicion.borrow();
-        let not_sent = |cause: String| Failure::NotSent(format!("{}: {cause}", self.endpoint));
-        let send = timeout(self.timing.connect, self.open(purpose))
+        let endpoint = self.endpoint.read().clone();
+        let not_sent = |cause: String| Failure::NotSent(format!("{endpoint}: {cause}"));
+        let send = timeout(self.timing.connect, self.open(&endpoint, purpose))
             .await
             .map_err(|_| not_sent("cannot connect in time".into()))?
             .map_err(not_sent)?;
         let connection = Connection {
             send,
-            origin: self.endpoint.uri.clone(),
+            origin: endpoint.uri.clone(),
             generation,
             suspicion,
         };
-        let name = self.name();
+        let name = endpoint.to_string();
         let status: StatusResponse = match connection
             .unary(MAINTENANCE_STATUS, StatusRequest {}, self.timing.request, &name)
             .await
@@ -337,8 +366,8 @@ impl Member {
         }
     }
 
-    async fn open(&self, purpose: Purpose) -> Result<SendRequest<Body>, String> {
-        let Endpoint { host, port, tls, .. } = &self.endpoint;
+    async fn open(&self, endpoint: &Endpoint, purpose: Purpose) -> Result<SendRequest<Body>, String> {
+        let Endpoint { host, port, tls, .. } = endpoint;
         let tcp = TcpStream::connect((host.as_str(), *port))
             .await
             .map_err(|e| describe_error(&e))?;
@@ -387,7 +416,7 @@ impl Member {
 
 impl fmt::Debug for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.endpoint.fmt(f)
+        fmt::Debug::fmt(&*self.endpoint.read(), f)
     }
 }
 

@@ -6,7 +6,9 @@ use super::super::BackendError;
 use super::connect::{Connection, Member, Purpose};
 use super::error::Failure;
 use futures::StreamExt;
+use futures::future::join_all;
 use futures::stream::FuturesUnordered;
+use parking_lot::RwLock;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -17,7 +19,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// The members, and who answered last.
 pub(super) struct Members {
-    members: Vec<Arc<Member>>,
+    /// Replaced as a whole. The places below may lie beyond its end for a moment: they only say who is asked first.
+    members: RwLock<Arc<[Arc<Member>]>>,
     /// The member that answered last.
     preferred: AtomicUsize,
     /// The member that the newest watch is on.
@@ -31,19 +34,46 @@ impl Members {
     pub(super) fn new(members: Vec<Arc<Member>>, silent: Duration) -> Self {
         let (preferred, watched) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Self {
-            members,
+            members: RwLock::new(members.into()),
             preferred,
             watched,
             silent,
         }
     }
 
+    /// The members of now.
+    pub(super) fn all(&self) -> Arc<[Arc<Member>]> {
+        Arc::clone(&self.members.read())
+    }
+
+    /// Other members. What runs on those that are not among them goes on there.
+    pub(super) fn replace(&self, members: Vec<Arc<Member>>) {
+        *self.members.write() = members.into();
+    }
+
+    /// Connects anew to all members. One that accepts is enough: others may be down.
+    pub(super) async fn renew(&self) -> Result<(), Failure> {
+        let members = self.all();
+        let mut seen = Seen::default();
+        let mut is_accepted = false;
+        for renewed in join_all(members.iter().map(|member| member.renew())).await {
+            match renewed {
+                Ok(()) => is_accepted = true,
+                Err(failure) => seen.not_connected(failure),
+            }
+        }
+        match is_accepted {
+            true => Ok(()),
+            false => Err(seen.into_failure()),
+        }
+    }
+
     /// The members, the one that answered last first, those that failed a moment ago last.
     fn order(&self) -> Vec<(usize, Arc<Member>)> {
         let preferred = self.preferred.load(Ordering::Relaxed);
-        let count = self.members.len();
-        let mut order: Vec<_> = self
-            .members
+        let members = self.all();
+        let count = members.len();
+        let mut order: Vec<_> = members
             .iter()
             .cycle()
             .enumerate()
@@ -63,13 +93,14 @@ impl Members {
         Fut: Future<Output = Result<A, Failure>>,
     {
         let mut order = self.order().into_iter();
+        let is_alone = order.len() == 1;
         let mut asked = FuturesUnordered::new();
         asked.extend(
             order
                 .next()
                 .map(|(index, member)| self.ask_one(purpose, index, member, &ask)),
         );
-        let mut reconnects = usize::from(self.members.len() == 1);
+        let mut reconnects = usize::from(is_alone);
         let mut seen = Seen::default();
         loop {
             let waits_only_so_long = repeat && order.len() > 0;
@@ -151,10 +182,11 @@ impl Members {
     /// The member of the newest watch seems to lag: its watches end, and others are asked first.
     pub(super) fn suspect_watched(&self) {
         let suspected = self.watched.load(Ordering::Relaxed);
-        if let Some(member) = self.members.get(suspected) {
+        let members = self.all();
+        if let Some(member) = members.get(suspected) {
             member.suspect();
         }
-        let next = (suspected + 1) % self.members.len();
+        let next = (suspected + 1) % members.len().max(1);
         // Unless requests have gone elsewhere already.
         let _ = self
             .preferred
@@ -164,7 +196,7 @@ impl Members {
 
 impl fmt::Debug for Members {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.members.fmt(f)
+        self.all().fmt(f)
     }
 }
 
@@ -278,7 +310,7 @@ mod tests {
         assert_eq!(order(), [0, 1, 2]);
         members.preferred.store(1, Ordering::Relaxed);
         assert_eq!(order(), [1, 2, 0]);
-        members.members[2].avoid();
+        members.all()[2].avoid();
         assert_eq!(order(), [1, 0, 2]);
         // Requests are elsewhere than the watch whose member is suspected.
         members.suspect_watched();
