@@ -122,4 +122,5 @@ async fn what_people_type() {
         !said.contains("/team-5")
     });
     let _ = kubectl.ok(&["create", "namespace", "team-5"]);
+    assert_eq!(member.forbidden(), [], "the chart's rights are enough");
 }

@@ -2,7 +2,7 @@
 
 use outrigger_storage::testing::etcd_server::EtcdServer;
 use outrigger_tests::balancer::Balancer;
-use outrigger_tests::control_plane::{ControlPlane, Rights};
+use outrigger_tests::control_plane::{Audited, ControlPlane, Rights};
 use outrigger_tests::kubectl::Kubectl;
 use outrigger_tests::replica::Replica;
 use std::path::{Path, PathBuf};
@@ -128,7 +128,7 @@ impl Member {
     }
 
     /// The annotated CRD, and the moment in which its kind is served by us.
-    fn take_over(&self) {
+    pub(crate) fn take_over(&self) {
         let crd = deploy("examples/application-crd.yaml");
         let _ = self.kubectl.ok(&["apply", "-f", &crd.display().to_string()]);
         let _ = self.kubectl.ok(&[
@@ -137,5 +137,12 @@ impl Member {
             "--timeout=60s",
             "crd/applications.paas.example.com",
         ]);
+    }
+
+    /// What the replicas asked for and may not.
+    pub(crate) fn forbidden(&self) -> Vec<Audited> {
+        let audited = self.control_plane.audited().expect("an audit log");
+        assert!(audited.iter().any(|a| a.verb == "watch"), "{audited:?}");
+        audited.into_iter().filter(|a| a.is_forbidden).collect()
     }
 }

@@ -1,5 +1,6 @@
 //! The rights that the chart gives, and what an operator reads when they do not reach as far as an annotation.
 
+use super::kubectl::application;
 use super::member::Member;
 
 const OTHER_CRD: &str = "apiVersion: apiextensions.k8s.io/v1
@@ -50,4 +51,20 @@ async fn a_group_that_was_not_named_says_what_to_do() {
     });
     let _ = kubectl.ok_with(&["apply", "-f", "-"], GRANT);
     let _ = kubectl.ok(&["wait", "--for=condition=Distributed", "--timeout=120s", crd]);
+}
+
+/// The objects of a CRD that is deleted go first, and nobody has given us the right to delete them: they are ours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crd_that_is_deleted_takes_its_objects_along() {
+    let member = Member::start(1).await;
+    let kubectl = &member.kubectl;
+    let crd = "crd/applications.paas.example.com";
+    for namespace in ["team-1", "team-2"] {
+        let _ = kubectl.ok(&["create", "namespace", namespace]);
+        let _ = kubectl.ok_with(&["create", "-f", "-"], &application(namespace, "web", 1));
+    }
+    let _ = kubectl.ok(&["delete", crd, "--timeout=90s"]);
+    member.take_over();
+    let _ = kubectl.eventually(&["get", "apps", "-A"], |said| said.contains("No resources found"));
+    assert_eq!(member.forbidden(), []);
 }

@@ -8,6 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use http::Method;
 use outrigger_certs::{Authority, LeafRequest, Usage};
 use outrigger_storage::testing::etcd_server::EtcdServer;
+use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -26,6 +28,8 @@ const LOG_TAIL_BYTES: usize = 4000;
 /// The name that the aggregator's certificate has.
 const FRONT_PROXY: &str = "front-proxy-client";
 const CRD: &str = include_str!("../../deploy/examples/application-crd.yaml");
+/// Who carries the chart's rights. What it asks is written down.
+pub const ACCOUNT: &str = "system:serviceaccount:outrigger-system:outrigger";
 /// Controllers that matter to us.
 const CONTROLLERS: &str = "namespace-controller,garbage-collector-controller,serviceaccount-controller,clusterrole-aggregation-controller";
 
@@ -36,6 +40,19 @@ pub enum Rights {
     All,
     /// RBAC, beside the administrator.
     Rbac,
+}
+
+/// A request of [`ACCOUNT`], as kube-apiserver saw it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Audited {
+    /// `get`, `list`, …
+    pub verb: String,
+    /// `apiservices.apiregistration.k8s.io`, `customresourcedefinitions.apiextensions.k8s.io/status`.
+    pub resource: String,
+    /// Its namespace, or nothing.
+    pub namespace: String,
+    /// RBAC refused it. (Policies answer 403 as well.)
+    pub is_forbidden: bool,
 }
 
 /// A running control plane. Dropping it ends it.
@@ -58,6 +75,11 @@ impl ControlPlane {
         let folder = tempfile::tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         write_certificates(folder.path(), port)?;
+        let policy = format!(
+            "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n\
+             - {{level: Metadata, users: [\"{ACCOUNT}\"]}}\n- {{level: None}}\n"
+        );
+        fs::write(folder.path().join("audit.yaml"), policy)?;
         let child = spawn_apiserver(folder.path(), port, rights, &etcd.client_url())?;
         let mut this = Self {
             child,
@@ -130,6 +152,17 @@ impl ControlPlane {
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
         self.file("kubeconfig")
+    }
+
+    /// What [`ACCOUNT`] has asked so far, each question once.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn audited(&self) -> Result<BTreeSet<Audited>> {
+        let log = fs::read_to_string(self.file("audit.log"))?;
+        let events = log.lines().map(serde_json::from_str::<Value>);
+        // The last line may be half written.
+        Ok(events.map_while(Result::ok).map(|e| audited(&e)).collect())
     }
 
     /// That of somebody with this token.
@@ -216,6 +249,28 @@ impl Drop for ControlPlane {
     }
 }
 
+fn audited(event: &Value) -> Audited {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (object, uri) = (&event["objectRef"], text(&event["requestURI"]));
+    let (resource, group, sub) = (
+        text(&object["resource"]),
+        text(&object["apiGroup"]),
+        text(&object["subresource"]),
+    );
+    let resource = match (resource.as_str(), group.as_str(), sub.as_str()) {
+        ("", _, _) => uri.split('?').next().unwrap_or_default().to_owned(),
+        (resource, "", "") => resource.to_owned(),
+        (resource, group, "") => format!("{resource}.{group}"),
+        (resource, group, sub) => format!("{resource}.{group}/{sub}"),
+    };
+    Audited {
+        verb: text(&event["verb"]),
+        resource,
+        namespace: text(&object["namespace"]),
+        is_forbidden: event["annotations"]["authorization.k8s.io/decision"] == "forbid",
+    }
+}
+
 fn end(child: &mut Child) {
     let _ = child.kill();
     let _ = child.wait();
@@ -235,6 +290,8 @@ fn spawn_apiserver(folder: &Path, port: u16, rights: Rights, etcd: &str) -> Resu
     Command::new(asset("kube-apiserver"))
         .arg(format!("--etcd-servers={etcd}"))
         .args(["--bind-address=127.0.0.1", authorization])
+        .arg(file("audit-policy-file", "audit.yaml"))
+        .arg(file("audit-log-path", "audit.log"))
         .arg(format!("--secure-port={port}"))
         .arg(format!("--cert-dir={}", folder.display()))
         .args([

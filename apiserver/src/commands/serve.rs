@@ -127,7 +127,7 @@ pub(crate) async fn run(config: ServeConfig, wall_clock: WallClock) -> Result<()
         bundle: certificates.bundle,
         is_leader,
         objects: Arc::new(StoredObjects {
-            client: client.clone(),
+            client: app.client.clone(),
             store: app.workload().clone(),
             served: app.served(),
         }),

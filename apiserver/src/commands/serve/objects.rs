@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 /// The objects in the workload clusters.
 pub(crate) struct StoredObjects {
+    /// Of this server, as itself.
     pub(crate) client: Client,
     pub(crate) store: FederatedStore,
     pub(crate) served: watch::Receiver<Arc<ServedResources>>,
