@@ -213,7 +213,14 @@ async fn connection(
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             shared.metrics.tls_handshake_error();
-            return tracing::debug!(%error, %remote_addr, "TLS handshake error");
+            let cause = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+            return match cause {
+                // The front proxy may be the one: then no request comes through, and its side says only that much.
+                Some(rustls::Error::InvalidCertificate(cause)) => {
+                    tracing::info!(%cause, %remote_addr, "a client's certificate is refused")
+                }
+                _ => tracing::debug!(%error, %remote_addr, "TLS handshake error"),
+            };
         }
         Err(_) => {
             shared.metrics.tls_handshake_error();

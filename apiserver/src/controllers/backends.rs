@@ -84,6 +84,9 @@ async fn write(
         (None, Some(description)) => {
             let mut object = DynamicObject::new(&cluster.name, &api_resource());
             object.data = json!({"spec": spec(description)});
+            // The defaults of its schema, which a control plane would set.
+            object.data["spec"]["state"] = "Active".into();
+            object.data["spec"]["tenancy"] = "Pool".into();
             clusters.create(&PostParams::default(), &object).await?
         }
         (None, None) => return Ok(()),
