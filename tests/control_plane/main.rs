@@ -2,6 +2,7 @@
 //! clusters, two replicas behind a balancer, and kubectl through the aggregator.
 
 mod faults;
+mod garbage;
 mod kubectl;
 mod member;
 mod replicas;
