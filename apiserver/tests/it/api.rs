@@ -331,6 +331,11 @@ pub(crate) fn app(name: &str) -> Value {
     })
 }
 
+/// The path of an Application.
+pub(crate) fn url(namespace: &str, name: &str) -> String {
+    format!("{APPS}/namespaces/{namespace}/applications/{name}")
+}
+
 /// The resource version of an object or a list.
 #[track_caller]
 pub(crate) fn version(object: &Value) -> u64 {

@@ -1,5 +1,5 @@
-//! Authentication and authorization in a control plane: who may speak for whom, on the wire, and what is asked of
-//! kube-apiserver. There is no way past the front proxy's certificate.
+//! Authentication in a control plane: who may speak for whom, on the wire. There is no way past the front proxy's
+//! certificate.
 
 use crate::control_plane::{ControlPlane, config_map};
 use crate::harness::{Answer, Client, TestServer, client_certificate, now, provider, serving_certificate};
@@ -25,12 +25,12 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 const DAY_SECONDS: i64 = 24 * 60 * 60;
-const USERS: &str = "/api/v1/users";
+pub(crate) const USERS: &str = "/api/v1/users";
 
 /// A server behind a control plane.
-struct World {
-    server: TestServer,
-    control_plane: ControlPlane,
+pub(crate) struct World {
+    pub(crate) server: TestServer,
+    pub(crate) control_plane: ControlPlane,
     clients: Authority,
     proxies: Authority,
     cas: watch::Sender<Arc<ClientCas>>,
@@ -40,7 +40,7 @@ struct World {
 
 /// What a client shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shown {
+pub(crate) enum Shown {
     Nothing,
     FrontProxy,
     /// The front proxy's authority has issued it to somebody else.
@@ -57,7 +57,7 @@ enum Shown {
 
 /// What comes of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Outcome {
+pub(crate) enum Outcome {
     /// The connection does not come about.
     Refused,
     Code(u16),
@@ -126,15 +126,19 @@ async fn serve_allowing(
 }
 
 impl World {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(Anonymous::default(), ChainConfig::default()).await
     }
 
-    async fn start_with(anonymous: Anonymous, config: ChainConfig) -> Self {
+    pub(crate) async fn start_with(anonymous: Anonymous, config: ChainConfig) -> Self {
         Self::start_allowing(AlwaysAllowPaths::default(), anonymous, config).await
     }
 
-    async fn start_allowing(paths: AlwaysAllowPaths, anonymous: Anonymous, config: ChainConfig) -> Self {
+    pub(crate) async fn start_allowing(
+        paths: AlwaysAllowPaths,
+        anonymous: Anonymous,
+        config: ChainConfig,
+    ) -> Self {
         let control_plane = ControlPlane::default();
         let (clients, proxies) = (authority("clients"), authority("proxies"));
         let (cas, seen) = watch::channel(parse(&clients, &proxies));
@@ -181,7 +185,7 @@ impl World {
     }
 
     /// A connection of each protocol; `None` if it does not come about.
-    async fn connections(&self, shown: Shown) -> Vec<Option<Client>> {
+    pub(crate) async fn connections(&self, shown: Shown) -> Vec<Option<Client>> {
         let certificate = self.certificate(shown);
         let mut connections = Vec::new();
         for alpn in [&b"http/1.1"[..], b"h2"] {
@@ -231,7 +235,7 @@ fn request(client: &Client, path: &str, headers: &[(&str, &str)]) -> Request<Ful
     request.body(Full::default()).expect("a request")
 }
 
-async fn ask(client: &mut Client, headers: &[(&str, &str)]) -> Answer {
+pub(crate) async fn ask(client: &mut Client, headers: &[(&str, &str)]) -> Answer {
     client.call(Method::GET, USERS, headers, "").await
 }
 
@@ -249,7 +253,7 @@ async fn try_ask(client: &mut Client, headers: &[(&str, &str)]) -> Outcome {
     })
 }
 
-fn outcome(answer: &Answer) -> Outcome {
+pub(crate) fn outcome(answer: &Answer) -> Outcome {
     match answer.code {
         200 => {
             let user = answer.json();
@@ -263,11 +267,11 @@ fn outcome(answer: &Answer) -> Outcome {
     }
 }
 
-fn user(name: &str) -> Outcome {
+pub(crate) fn user(name: &str) -> Outcome {
     Outcome::User(name.to_owned())
 }
 
-const ROOT: &[(&str, &str)] = &[("x-remote-user", "root"), ("x-remote-group", "system:masters")];
+pub(crate) const ROOT: &[(&str, &str)] = &[("x-remote-user", "root"), ("x-remote-group", "system:masters")];
 
 #[tokio::test]
 async fn headers_count_only_with_the_front_proxys_certificate() {
@@ -541,203 +545,4 @@ async fn the_front_proxy_keeps_its_connection_whomever_it_speaks_for() {
         assert_eq!(answer.json()["groups"], json!(["system:unauthenticated"]));
         assert_eq!(ask(client, &[]).await.code, 401);
     }
-}
-
-#[tokio::test]
-async fn kube_apiserver_decides_and_is_asked_once() {
-    let world = World::start().await;
-    let [_, Some(client)] = &mut world.connections(Shown::FrontProxy).await[..] else {
-        panic!("two connections")
-    };
-    world.control_plane.access_reviews();
-    let jane = [
-        ("x-remote-user", "jane"),
-        ("x-remote-group", "developers"),
-        ("x-remote-uid", "7"),
-    ];
-    for _ in 0..3 {
-        let path =
-            "/apis/g/v1/namespaces/ns/users?labelSelector=app+in+%28a%29&fieldSelector=metadata.name%3Dx";
-        assert_eq!(client.call(Method::GET, path, &jane, "").await.code, 200);
-    }
-    assert_eq!(
-        world.control_plane.access_reviews(),
-        [json!({
-            "user": "jane", "uid": "7", "groups": ["developers", "system:authenticated"],
-            "resourceAttributes": {
-                "verb": "list", "group": "g", "version": "v1", "namespace": "ns", "resource": "users", "name": "x",
-                "labelSelector": {"requirements": [{"key": "app", "operator": "In", "values": ["a"]}]},
-                "fieldSelector": {"requirements": [{"key": "metadata.name", "operator": "In", "values": ["x"]}]},
-            },
-        })]
-    );
-    world.control_plane.deny("joe", "RBAC: nothing fits <you>");
-    let joe = [("x-remote-user", "joe")];
-    for _ in 0..2 {
-        let answer = client
-            .call(Method::DELETE, "/apis/g/v1/namespaces/ns/users/u", &joe, "")
-            .await;
-        assert_eq!(answer.code, 403);
-        assert_eq!(
-            answer.json()["message"],
-            "users.g \"u\" is forbidden: User \"joe\" cannot delete resource \"users\" in API group \"g\" in the namespace \"ns\": RBAC: nothing fits <you>"
-        );
-    }
-    assert_eq!(
-        world.control_plane.access_reviews().len(),
-        1,
-        "a refusal is remembered too"
-    );
-    // Masters and probes need nobody's leave.
-    assert_eq!(client.call(Method::GET, USERS, ROOT, "").await.code, 200);
-    assert_eq!(client.call(Method::GET, "/livez", &joe, "").await.code, 200);
-    assert_eq!(world.control_plane.access_reviews(), [Value::Null; 0]);
-    let below = client.call(Method::GET, "/livez/ping", &joe, "").await;
-    assert_eq!(below.code, 403);
-}
-
-/// `--authorization-always-allow-paths`.
-#[tokio::test]
-async fn paths_of_the_administrators_choice_pass_without_a_question() {
-    let paths = AlwaysAllowPaths::new(["/metrics".to_owned(), "/livez/*".to_owned()]);
-    let world = World::start_allowing(paths, Anonymous::default(), ChainConfig::default()).await;
-    world.control_plane.deny("joe", "nothing");
-    let [_, Some(client)] = &mut world.connections(Shown::FrontProxy).await[..] else {
-        panic!("two connections")
-    };
-    world.control_plane.access_reviews();
-    let joe = [("x-remote-user", "joe")];
-    for (path, code) in [
-        ("/metrics", 200),
-        ("/livez/ping", 200),
-        ("/livez", 403),
-        (USERS, 403),
-    ] {
-        assert_eq!(
-            client.call(Method::GET, path, &joe, "").await.code,
-            code,
-            "{path}"
-        );
-    }
-    assert_eq!(world.control_plane.access_reviews().len(), 2);
-}
-
-#[tokio::test]
-async fn who_cannot_be_asked_refuses() {
-    let world = World::start().await;
-    let [_, Some(client)] = &mut world.connections(Shown::FrontProxy).await[..] else {
-        panic!("two connections")
-    };
-    world.control_plane.fail_with(403);
-    let answer = ask(client, &[("x-remote-user", "jane")]).await;
-    assert_eq!(
-        (answer.code, answer.headers.get("retry-after").is_some()),
-        (500, true)
-    );
-    assert_eq!(answer.json()["reason"], "InternalError");
-    assert_eq!(ask(client, ROOT).await.code, 200, "masters are not asked about");
-    world.control_plane.recover();
-    assert_eq!(
-        ask(client, &[("x-remote-user", "jane")]).await.code,
-        200,
-        "a failure is not remembered"
-    );
-    let metrics = world.server.metrics.render();
-    assert!(
-        metrics.contains("apiserver_delegated_authz_request_total{code=\"403\"} 1"),
-        "{metrics}"
-    );
-    assert!(
-        metrics.contains("authorization_attempts_total{result=\"error\"} 1"),
-        "{metrics}"
-    );
-}
-
-#[tokio::test]
-async fn impersonation_needs_leave_for_each_part() {
-    let world = World::start().await;
-    let [_, Some(client)] = &mut world.connections(Shown::Client).await[..] else {
-        panic!("two connections")
-    };
-    world.control_plane.access_reviews();
-    let wish = [
-        ("impersonate-user", "joe"),
-        ("impersonate-group", "system:masters"),
-        ("impersonate-extra-scopes", "a"),
-        ("impersonate-uid", "7"),
-    ];
-    assert_eq!(outcome(&ask(client, &wish).await), user("joe"));
-    let asked: Vec<String> = world
-        .control_plane
-        .access_reviews()
-        .iter()
-        .map(|spec| {
-            let r = &spec["resourceAttributes"];
-            let text = |key: &str| r[key].as_str().unwrap_or_default().to_owned();
-            format!(
-                "{} {} {} {}",
-                text("verb"),
-                text("resource"),
-                text("subresource"),
-                text("name")
-            )
-        })
-        .collect();
-    // As a member of system:masters joe needs no leave of his own.
-    assert_eq!(
-        asked,
-        [
-            "impersonate users  joe",
-            "impersonate groups  system:masters",
-            "impersonate userextras scopes a",
-            "impersonate uids  7"
-        ]
-    );
-    world.control_plane.deny("jane", "no");
-    // Another wish, as the first is remembered.
-    let answer = ask(client, &[("impersonate-user", "root")]).await;
-    assert_eq!(
-        answer.json()["message"],
-        "users \"root\" is forbidden: User \"jane\" cannot impersonate resource \"users\" in API group \"\" at the cluster scope: no"
-    );
-    assert_eq!(ask(client, &[("impersonate-group", "a")]).await.code, 400);
-}
-
-#[tokio::test]
-async fn masters_are_served_when_all_places_are_taken() {
-    let config = ChainConfig {
-        requests_in_flight_max: 1,
-        ..ChainConfig::default()
-    };
-    let world = World::start_with(Anonymous::default(), config).await;
-    let [_, Some(client)] = &mut world.connections(Shown::FrontProxy).await[..] else {
-        panic!("two connections")
-    };
-    let jane = [("x-remote-user", "jane")];
-    let mut waiting = client.share();
-    let waits = tokio::spawn(async move {
-        loop {
-            let answer = waiting.call(Method::GET, "/api/v1/waits", &jane, "").await;
-            if answer.code != 429 {
-                return answer.code;
-            }
-        }
-    });
-    let refused = async {
-        loop {
-            let answer = ask(client, &jane).await;
-            if answer.code == 429 {
-                return answer;
-            }
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let refused = timeout(Duration::from_secs(5), refused)
-        .await
-        .expect("there is one place");
-    assert_eq!(refused.headers["retry-after"], "1");
-    // The aggregator's probe is one of these.
-    assert_eq!(ask(client, ROOT).await.code, 200);
-    world.server.gate.add_permits(1);
-    assert_eq!(waits.await.expect("no panic"), 200);
 }

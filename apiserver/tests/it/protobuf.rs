@@ -1,6 +1,6 @@
 //! Metadata in protobuf, as the garbage collector and other clients that only look at metadata ask for it.
 
-use crate::api::{APPS, Answer, Api, app};
+use crate::api::{APPS, Answer, Api, app, names};
 use crate::real_control_plane::{KubeApiserver, program};
 use http::Method;
 use http_body_util::BodyExt;
@@ -134,6 +134,36 @@ async fn a_long_list_of_metadata_comes_as_json() {
         (200, &http::HeaderValue::from_static(PROTOBUF))
     );
     assert_eq!(read(&answer.body)["items"].as_array().map(Vec::len), Some(10));
+}
+
+#[tokio::test]
+async fn a_list_too_long_for_protobuf_comes_as_json_if_that_is_accepted() {
+    let api = Api::with_namespaces(&["a"]).await;
+    let secrets = "/api/v1/namespaces/a/secrets";
+    for i in 0..10 {
+        let secret =
+            json!({"metadata": {"name": format!("s{i}")}, "stringData": {"big": "x".repeat(1_000_000)}});
+        api.post(secrets, secret).await.expect(201);
+    }
+    let get = |uri: String, accept: &'static str| {
+        let api = &api;
+        async move { api.call(Method::GET, &uri, &[("accept", accept)], "").await }
+    };
+    let (protobuf, both) = (
+        "application/vnd.kubernetes.protobuf",
+        "application/vnd.kubernetes.protobuf,application/json",
+    );
+    get(secrets.to_owned(), protobuf)
+        .await
+        .error(406, "NotAcceptable");
+    let answer = get(secrets.to_owned(), both).await;
+    assert_eq!(answer.headers["content-type"], "application/json");
+    assert_eq!(names(&answer.expect(200)).len(), 10);
+    let page = get(format!("{secrets}?limit=1"), both).await;
+    assert_eq!(
+        (page.code, &page.headers["content-type"]),
+        (200, &http::HeaderValue::from_static(protobuf))
+    );
 }
 
 #[tokio::test]
