@@ -1,9 +1,12 @@
 //! Outrigger as a member of a real control plane: kube-apiserver, kube-controller-manager, etcds of three workload
-//! clusters, two replicas behind a balancer, and kubectl through the aggregator.
+//! clusters, two replicas behind a balancer, and through the aggregator kubectl and programs as users have them.
 
 mod faults;
 mod garbage;
+mod kube_rs;
 mod kubectl;
 mod member;
+mod programs;
 mod replicas;
 mod rights;
+mod rotation;

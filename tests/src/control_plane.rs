@@ -200,6 +200,37 @@ impl ControlPlane {
         Ok(answer.status.is_success())
     }
 
+    /// One more authority of front proxies, trusted beside those before. Nothing is signed by it yet.
+    ///
+    /// # Errors
+    /// When its file cannot be written.
+    pub fn trust_next_front_proxy(&self) -> Result<Authority> {
+        let next = Authority::create("front-proxy-ca-next", now()?)?;
+        let file = self.file("front-proxy-ca.crt");
+        let before = fs::read_to_string(&file)?;
+        replace(&file, &format!("{before}{}", next.certificate_pem()))?;
+        Ok(next)
+    }
+
+    /// kube-apiserver shows a certificate of this authority to those behind it from now on.
+    ///
+    /// # Errors
+    /// When its files cannot be written.
+    pub fn rotate_front_proxy(&self, authority: &Authority) -> Result<()> {
+        let leaf = authority.issue(&leaf(FRONT_PROXY, None, &[], Usage::Client), now()?)?;
+        // Between the two they do not belong together: then it goes on with what it has.
+        replace(&self.file("front-proxy.key"), &leaf.key_pem)?;
+        replace(&self.file("front-proxy.crt"), &leaf.certificate_pem)
+    }
+
+    /// No other authority of front proxies is trusted by kube-apiserver.
+    ///
+    /// # Errors
+    /// When its file cannot be written.
+    pub fn trust_only_front_proxy(&self, authority: &Authority) -> Result<()> {
+        replace(&self.file("front-proxy-ca.crt"), authority.certificate_pem())
+    }
+
     /// The kind of the examples.
     ///
     /// # Errors
@@ -329,18 +360,33 @@ fn spawn_apiserver(folder: &Path, port: u16, rights: Rights, etcd: &str) -> Resu
         )
 }
 
-/// An authority, the server's certificate, and a kubeconfig with the administrator's.
-fn write_certificates(folder: &Path, port: u16) -> Result<()> {
+fn now() -> Result<i64> {
     #[expect(clippy::disallowed_methods, reason = "certificates need the time of day")]
     let now = SystemTime::now();
-    let now = i64::try_from(now.duration_since(UNIX_EPOCH)?.as_secs())?;
-    let leaf = |name: &str, organization: Option<&str>, names: &[&str], usage| LeafRequest {
+    Ok(i64::try_from(now.duration_since(UNIX_EPOCH)?.as_secs())?)
+}
+
+fn leaf(name: &str, organization: Option<&str>, names: &[&str], usage: Usage) -> LeafRequest {
+    LeafRequest {
         common_name: name.to_owned(),
         organization: organization.map(str::to_owned),
         names: names.iter().map(|n| (*n).to_owned()).collect(),
         usage,
         days: 1,
-    };
+    }
+}
+
+/// Who reads the file sees what was there or what is there.
+fn replace(file: &Path, text: &str) -> Result<()> {
+    let next = file.with_extension("next");
+    fs::write(&next, text)?;
+    fs::rename(next, file)?;
+    Ok(())
+}
+
+/// An authority, the server's certificate, and a kubeconfig with the administrator's.
+fn write_certificates(folder: &Path, port: u16) -> Result<()> {
+    let now = now()?;
     let authority = Authority::create("control-plane-ca", now)?;
     let front_proxy_ca = Authority::create("front-proxy-ca", now)?;
     let front_proxy = front_proxy_ca.issue(&leaf(FRONT_PROXY, None, &[], Usage::Client), now)?;

@@ -15,6 +15,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use serde_json::Value;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpStream;
@@ -75,6 +76,20 @@ impl RawClient {
             .strip_prefix("https://")
             .ok_or_else(|| anyhow!("{url}"))?
             .to_owned();
+        Self::connect_with(authority, tls).await
+    }
+
+    /// Connects to a server that is taken for the right one, with a certificate and its key (PEM) to show.
+    ///
+    /// # Errors
+    /// When there is no server.
+    pub async fn connect_to(address: SocketAddr, certificate: &str, key: &str) -> Result<Self> {
+        let mut tls = accept_any_certificate_as(certificate, key)?;
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        Self::connect_with(address.to_string(), tls).await
+    }
+
+    async fn connect_with(authority: String, tls: rustls::ClientConfig) -> Result<Self> {
         let stream = TcpStream::connect(&authority).await?;
         stream.set_nodelay(true)?;
         let host = authority
@@ -251,13 +266,26 @@ impl Lines {
 /// A client that takes every server for the right one, as a kubelet's probe does.
 #[must_use]
 pub fn accept_any_certificate() -> rustls::ClientConfig {
+    accept_any().with_no_client_auth()
+}
+
+/// The same, with a certificate and its key (PEM) to show.
+///
+/// # Errors
+/// When they are none.
+pub fn accept_any_certificate_as(certificate: &str, key: &str) -> Result<rustls::ClientConfig> {
+    let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes())?];
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes())?;
+    Ok(accept_any().with_client_auth_cert(chain, key)?)
+}
+
+fn accept_any() -> rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .expect("the provider has them")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
-        .with_no_client_auth()
 }
 
 #[derive(Debug)]
