@@ -10,3 +10,4 @@ mod programs;
 mod replicas;
 mod rights;
 mod rotation;
+mod rows;
