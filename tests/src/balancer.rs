@@ -114,13 +114,17 @@ async fn probe(targets: Arc<Mutex<Vec<Target>>>) {
     let connector = TlsConnector::from(Arc::new(accept_any_certificate()));
     loop {
         let addresses: Vec<SocketAddr> = targets.lock().iter().map(|target| target.address).collect();
-        for address in addresses {
-            let ready = timeout(PROBE_TIMEOUT, is_ready(&connector, address)).await;
-            let ready = matches!(ready, Ok(Ok(true)));
+        // All at once: one that is slow must not hide that another ends.
+        let probes = addresses
+            .iter()
+            .map(|address| timeout(PROBE_TIMEOUT, is_ready(&connector, *address)));
+        let answers = futures::future::join_all(probes).await;
+        for (address, answer) in addresses.iter().zip(answers) {
+            let ready = matches!(answer, Ok(Ok(true)));
             targets
                 .lock()
                 .iter_mut()
-                .filter(|target| target.address == address)
+                .filter(|target| target.address == *address)
                 .for_each(|target| target.ready = ready);
         }
         sleep(PROBE_EVERY).await;

@@ -12,6 +12,8 @@ pub mod history;
 
 pub mod kubectl;
 
+pub mod member;
+
 pub mod programs;
 
 pub mod raw_client;
