@@ -6,7 +6,7 @@
 //! get ─┐                                  ┌─ joined: one backend, its clock, its owners, its log
 //! write ├─▶ fleet: routing, closed epoch ─┤    feed ─▶ ring ◀─ cursor
 //! list ─┤     cut: rounds of ticks        └─ members, maintenance
-//! watch ┘     pager
+//! watch ┘     pager              view ─┘    feed, roll_out: members that come and go
 //! ```
 
 mod claim;
@@ -21,16 +21,20 @@ mod maintenance;
 mod members;
 mod pager;
 mod ring;
+mod roll_out;
+mod view;
 mod watch;
 mod write;
 
 use crate::backend::Backend;
 use crate::continue_token::ContinueToken;
 use crate::key::{Domain, Key, Resource};
+use crate::membership::{MemberRecord, MemberState, Membership};
 use crate::metrics::StoreMetrics;
-use crate::{Error, Object, ResourceVersion, SealedObject, SelectionPredicate, Slot, WatchEvent};
+use crate::{Epoch, Error, Object, ResourceVersion, SealedObject, SelectionPredicate, Slot, WatchEvent};
 use fleet::Fleet;
 use futures::future::BoxFuture;
+use joined::Joined;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -131,6 +135,12 @@ pub enum Rule {
     ResumeAtTheLimit,
     /// A cluster that does not answer fails a list of all namespaces.
     RefuseMissing,
+    /// A replica acts on `members` as its logs show it, before it releases later epochs; not when it hears of it.
+    MembersFromTheLog,
+    /// A round whose answers show a newer membership starts again with it.
+    RoundSeesMembers,
+    /// A member that has left counts until its log has been read to its end.
+    LeaverIsReadToItsEnd,
 }
 
 impl Fleet {
@@ -349,6 +359,12 @@ pub struct ClusterStatus {
     pub slot: Slot,
     /// Its name.
     pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// What it is to the fleet, as this replica acts on it. `None`: it is connected, and no member (yet, or any more).
+    pub membership: Option<MemberState>,
+    /// Whether it takes writes and namespaces: it is a member, and its own `members` says so.
+    pub open: bool,
     /// Whether its log is being followed and its last tick was answered.
     pub reachable: bool,
     /// Namespaces it owns.
@@ -372,13 +388,45 @@ impl FederatedStore {
                 members.len()
             )));
         }
-        let fleet = Arc::new(Fleet::new(config, members));
-        let attempts = fleet.backends.iter().map(|joined| fleet.check(joined));
-        for (joined, checked) in fleet
-            .backends
-            .iter()
-            .zip(futures::future::join_all(attempts).await)
-        {
+        let record = |member: &Member| MemberRecord {
+            slot: member.slot,
+            name: member.name.clone(),
+            uid: member.uid.clone(),
+            state: MemberState::Active,
+            since: 0,
+        };
+        let mut fixed = Membership {
+            members: members.iter().map(record).collect(),
+            ..Membership::default()
+        };
+        fixed.members.sort_by_key(|record| record.slot);
+        Self::start(Fleet::new(config, fixed, false, members)).await
+    }
+
+    /// Opens the store of a fleet whose members are decided outside: `membership` is the newest decision that could be
+    /// read, the connections may hold more or fewer backends than it names. What the backends say themselves counts as
+    /// soon as they are read. Backends that do not answer are tried again in the background.
+    ///
+    /// # Errors
+    /// When a backend that answers belongs to another fleet or slot, or the routing is not `Owned`.
+    pub async fn open_decided(
+        config: StoreConfig,
+        membership: Membership,
+        connections: Vec<Member>,
+    ) -> Result<(Self, Vec<Task>), Error> {
+        if config.routing != Routing::Owned {
+            return Err(Error::Internal(
+                "a store without owners has no members to decide on".to_owned(),
+            ));
+        }
+        Self::start(Fleet::new(config, membership, true, connections)).await
+    }
+
+    async fn start(fleet: Fleet) -> Result<(Self, Vec<Task>), Error> {
+        let fleet = Arc::new(fleet);
+        let connections = fleet.view().connections.clone();
+        let attempts = connections.iter().map(|joined| fleet.check(joined));
+        for (joined, checked) in connections.iter().zip(futures::future::join_all(attempts).await) {
             match checked {
                 Err(error @ Error::Foreign { .. }) => return Err(error),
                 Err(error) => {
@@ -391,22 +439,52 @@ impl FederatedStore {
             name: "rounds of ticks".to_owned(),
             run: Box::pin(fleet.clone().run_rounds()),
         }];
-        for joined in &fleet.backends {
-            let name = &joined.member.name;
-            let (follow, maintain) = (
-                fleet.clone().follow_log(joined.clone()),
-                fleet.clone().maintain(joined.clone()),
-            );
+        if fleet.decided {
             tasks.push(Task {
-                name: format!("log of {name}"),
-                run: Box::pin(follow),
-            });
-            tasks.push(Task {
-                name: format!("maintenance of {name}"),
-                run: Box::pin(maintain),
+                name: "roll-out of the membership".to_owned(),
+                run: Box::pin(fleet.clone().run_roll_out()),
             });
         }
+        tasks.extend(connections.iter().flat_map(|joined| tasks_of(&fleet, joined)));
         Ok((Self { fleet }, tasks))
+    }
+
+    /// Hands a decision over, together with the connections to whoever it names that is not connected yet (others may be
+    /// among them: candidates are connected before they are decided on). Every replica calls it whenever it reads the
+    /// object; older decisions and known connections change nothing. The tasks of new connections must be spawned. The
+    /// store carries the decision to the backends by itself, and acts on it when they show it.
+    #[must_use]
+    pub fn hand_over(&self, membership: Membership, connections: Vec<Member>) -> Vec<Task> {
+        let added = self.fleet.connect(connections);
+        #[cfg(feature = "testing")]
+        if self.fleet.broken(Rule::MembersFromTheLog) {
+            self.fleet.act_on_hearsay(&membership);
+        }
+        self.fleet.take_decision(membership);
+        added
+            .iter()
+            .flat_map(|joined| tasks_of(&self.fleet, joined))
+            .collect()
+    }
+
+    /// Gives up the connection to a backend that is no member any more. Its tasks end.
+    pub fn disconnect(&self, slot: Slot, uid: &str) {
+        self.fleet.disconnect(slot, uid);
+    }
+
+    /// The membership as this replica acts on it.
+    #[must_use]
+    pub fn membership(&self) -> Membership {
+        self.fleet.view().membership.clone()
+    }
+
+    /// Whether a member whose own `members` says `Leaving` owns nothing any more: then `Some`, with the epoch that
+    /// [`Membership::removed`] takes. `None`: it still owns something, or does not know yet that it leaves.
+    ///
+    /// # Errors
+    /// `Unavailable`: nobody knows.
+    pub async fn verify_owns_nothing(&self, slot: Slot) -> Result<Option<Epoch>, Error> {
+        self.fleet.verify_owns_nothing(slot).await
     }
 
     /// Ends the tasks. Calls still work for a while; watches do not move on.
@@ -416,7 +494,7 @@ impl FederatedStore {
 
     /// Waits until the logs of all members are being followed.
     pub async fn ready(&self) {
-        for joined in &self.fleet.backends {
+        for joined in &self.fleet.view().serving {
             let mut changes = joined.changes();
             while !joined.is_connected() {
                 changes.changed().await;
@@ -528,10 +606,25 @@ impl FederatedStore {
     /// The members, as an operator wants to see them.
     #[must_use]
     pub fn clusters(&self) -> Vec<ClusterStatus> {
-        self.fleet
-            .backends
-            .iter()
-            .map(|joined| joined.cluster_status())
-            .collect()
+        let view = self.fleet.view();
+        let status = |joined: &Arc<Joined>| joined.cluster_status(&view);
+        view.connections.iter().map(status).collect()
     }
+}
+
+/// What follows and maintains one backend.
+fn tasks_of(fleet: &Arc<Fleet>, joined: &Arc<Joined>) -> [Task; 2] {
+    let name = &joined.member.name;
+    let follow = fleet.clone().follow_log(joined.clone());
+    let maintain = fleet.clone().maintain(joined.clone());
+    [
+        Task {
+            name: format!("log of {name}"),
+            run: Box::pin(follow),
+        },
+        Task {
+            name: format!("maintenance of {name}"),
+            run: Box::pin(maintain),
+        },
+    ]
 }

@@ -31,6 +31,8 @@ pub mod backend;
 
 pub mod clock;
 
+pub mod membership;
+
 mod owners;
 
 mod signal;
@@ -48,6 +50,7 @@ pub use error::Error;
 pub use event::{EventKind, ObjectEvent, WatchEvent};
 pub use federated::FederatedStore;
 pub use key::{Key, Resource};
+pub use membership::Membership;
 pub use metrics::{BackendMetrics, StoreMetrics};
 pub use object::{Object, SealedObject};
 pub use resource_version::{Epoch, ResourceVersion, Slot};

@@ -22,11 +22,17 @@ pub const SLOT_MAX: u16 = (1 << SLOT_BITS) - 1;
 pub const EPOCH_MAX: u64 = (1 << EPOCH_BITS) - 1;
 
 /// A value of the fleet's clock, in units of 25 ms since 2026-01-01T00:00:00Z.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
 pub struct Epoch(pub u64);
 
 /// A backend's number in the fleet, 0 to 511.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
 pub struct Slot(pub u16);
 
 /// A position in the one order of all backends. Ordered like its decimal text is by KEP-5504.

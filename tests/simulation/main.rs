@@ -152,6 +152,9 @@ fn break_rule(rule: Rule, promises: &[&str], shape: impl Fn(&mut Settings)) {
         let mut settings = Settings {
             broken: Some(rule),
             compaction: false,
+            decided: false,
+            spares: 0,
+            leaves: false,
             ..Settings::of_seed(seed)
         };
         shape(&mut settings);
@@ -162,6 +165,36 @@ fn break_rule(rule: Rule, promises: &[&str], shape: impl Fn(&mut Settings)) {
         }
     }
     panic!("no validator noticed in {SEEDS_MAX} seeds that {rule:?} is broken");
+}
+
+#[test]
+fn hearing_of_members_late_breaks_the_order() {
+    break_rule(Rule::MembersFromTheLog, &["I2", "I3", "I5"], joins);
+}
+
+#[test]
+fn a_round_that_passes_over_new_members_misses_them() {
+    break_rule(Rule::RoundSeesMembers, &["I2", "I5", "I6"], joins);
+}
+
+#[test]
+fn a_leaver_whose_log_is_not_read_to_its_end_loses_events() {
+    break_rule(Rule::LeaverIsReadToItsEnd, &["I3"], |s| {
+        leaves(s);
+        s.network = Network::LateWatches;
+    });
+}
+
+fn joins(s: &mut Settings) {
+    (s.decided, s.backends, s.spares, s.leaves, s.replicas) = (true, 4, 3, false, 3);
+    (s.network, s.outages, s.late_replica) = (Network::Good, false, false);
+    (s.round_trip, s.listers) = (Duration::from_millis(5), 4);
+}
+
+fn leaves(s: &mut Settings) {
+    (s.decided, s.backends, s.spares, s.leaves, s.replicas) = (true, 3, 0, true, 3);
+    (s.network, s.outages, s.late_replica) = (Network::Good, false, false);
+    (s.round_trip, s.duration) = (Duration::from_millis(5), Duration::from_secs(8));
 }
 
 #[test]

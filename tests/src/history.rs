@@ -139,4 +139,6 @@ pub struct Truth {
     pub clocks: BTreeMap<u16, Vec<(u64, u64)>>,
     /// Per namespace: slot, version and value of owner keys (`None`: removed), for people who look for a fault.
     pub owners: BTreeMap<String, Vec<(u16, ResourceVersion, Option<String>)>>,
+    /// Members that have left, with the last epoch in which they may have changed.
+    pub removed: Vec<(u16, u64)>,
 }

@@ -4,11 +4,13 @@
 //! memory, faults drawn from seeded generators. The run ends in peace: faults are healed, watches catch up, and the logs
 //! of the backends are read for the validators.
 mod actors;
+mod control;
 mod truth;
 mod world;
 
 use crate::history::{History, Truth};
 use actors::{disturber, lister, reader, releaser, watcher, writer};
+use control::{Control, operator};
 use outrigger_storage::backend::embedded::EmbeddedBackend;
 use outrigger_storage::federated::Rule;
 use rand::rngs::StdRng;
@@ -51,6 +53,12 @@ pub struct Settings {
     pub releases: bool,
     /// Whether the last replica starts late, while a backend is away.
     pub late_replica: bool,
+    /// Whether the members are decided while the run goes on: some backends join later.
+    pub decided: bool,
+    /// How many of the backends are no members at first.
+    pub spares: u16,
+    /// Whether members leave.
+    pub leaves: bool,
     /// A rule that is broken on purpose.
     pub broken: Option<Rule>,
 }
@@ -61,7 +69,12 @@ impl Settings {
     pub fn of_seed(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed ^ 0x5eed);
         let round_trips = [1, 1, 2, 5, 30, 100];
-        Self {
+        // Drawn apart, so that what was added later does not change the shapes of older seeds.
+        let mut members = StdRng::seed_from_u64(seed ^ 0x3e3b_e125);
+        let decided = members.random_bool(0.5);
+        let spares = if decided { members.random_range(0..=2) } else { 0 };
+        let leaves = decided && members.random_bool(0.5);
+        let drawn = Self {
             seed,
             backends: random.random_range(1..=3),
             replicas: random.random_range(1..=3),
@@ -79,7 +92,14 @@ impl Settings {
             compaction: random.random_bool(0.2),
             releases: random.random_bool(0.4),
             late_replica: random.random_bool(0.3),
+            decided,
+            spares,
+            leaves,
             broken: None,
+        };
+        Self {
+            backends: drawn.backends + spares,
+            ..drawn
         }
     }
 }
@@ -140,6 +160,8 @@ async fn simulate(settings: Settings) -> Outcome {
         replicas: RefCell::default(),
         faults: RefCell::default(),
         placements: RefCell::default(),
+        control: Control::new(settings.backends - settings.spares),
+        connections: RefCell::default(),
         history: RefCell::default(),
         next_tag: Cell::new(1),
         writing: Cell::new(true),
@@ -164,6 +186,9 @@ async fn simulate(settings: Settings) -> Outcome {
     actors.push(tokio::task::spawn_local(disturber(world.clone(), actor(30))));
     if world.settings.releases {
         actors.push(tokio::task::spawn_local(releaser(world.clone(), actor(31))));
+    }
+    if world.settings.decided {
+        actors.push(tokio::task::spawn_local(operator(world.clone(), actor(32))));
     }
     if late {
         tokio::time::sleep(world.settings.duration / 3).await;

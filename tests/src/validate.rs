@@ -395,4 +395,26 @@ fn i7_owners_only(truth: &Truth, found: &mut Vec<Violation>) {
             format!("{change:?} landed on a backend that did not own the namespace"),
         );
     }
+    for (slot, last) in &truth.removed {
+        let too_late = |version: &ResourceVersion| version.slot().0 == *slot && version.epoch().0 > *last;
+        for (namespace, keys) in &truth.owners {
+            let claims = keys.iter().filter(|(_, _, value)| value.is_some());
+            for (_, version, value) in claims.filter(|(_, version, _)| too_late(version)) {
+                violation(
+                    found,
+                    "I7",
+                    format!(
+                        "backend {slot} had left after epoch {last}, and {namespace:?} was claimed on it at {version:?}: {value:?}"
+                    ),
+                );
+            }
+        }
+        for change in truth.changes.iter().filter(|change| too_late(&change.version)) {
+            violation(
+                found,
+                "I7",
+                format!("{change:?} landed on a backend that had left after epoch {last}"),
+            );
+        }
+    }
 }

@@ -204,11 +204,15 @@ mod tests {
     use super::*;
     use outrigger_storage::Slot;
     use outrigger_storage::backend::BackendStatus;
+    use outrigger_storage::membership::MemberState;
 
     fn cluster(reachable: bool, db_size: u64) -> ClusterStatus {
         ClusterStatus {
             slot: Slot(2),
             name: "east".to_owned(),
+            uid: "uid-2".to_owned(),
+            membership: Some(MemberState::Active),
+            open: true,
             reachable,
             namespaces: 7,
             status: BackendStatus {

@@ -4,7 +4,7 @@
 
 use super::fleet::Fleet;
 use super::joined::Joined;
-use super::{Claim, Claiming, OwnerState};
+use super::{Claim, Claiming, OwnerState, members};
 use crate::Error;
 use crate::backend::{BackendError, Compare, Op, OpResponse, Range, Revision, Txn};
 use crate::key::{self, Domain, prefix_end};
@@ -16,12 +16,11 @@ use std::sync::Arc;
 const KINDS_MAX: usize = 10_000;
 /// How often a compare-and-swap of an owner key is tried when its answer is lost.
 const SWAP_TRIES_MAX: usize = 5;
+const CLOSED_TO_CLAIMS: &str = "it takes no namespaces now: it has not been opened yet, or it leaves";
 
 impl Fleet {
     pub(crate) async fn begin_claim(&self, claim: &Claim) -> Result<Claiming, Error> {
-        let joined = self
-            .by_slot(claim.slot)
-            .ok_or_else(|| Error::Internal(format!("no backend has slot {}", claim.slot.0)))?;
+        let joined = &self.member_for_claim(claim)?;
         let record = OwnerRecord {
             state: OwnerState::Claiming,
             generation: claim.generation,
@@ -29,7 +28,7 @@ impl Fleet {
             earlier: Vec::new(),
         };
         for _ in 0..SWAP_TRIES_MAX {
-            let current = self.read_owner(joined, &claim.domain).await?;
+            let (current, members) = self.read_owner_and_members(joined, &claim.domain).await?;
             let expected = match &current {
                 None => 0,
                 Some(entry)
@@ -50,7 +49,7 @@ impl Fleet {
                 Some(_) => return Err(Error::Conflict(None)),
             };
             if let Some(revision) = self
-                .swap_owner(joined, &claim.domain, expected, Some(&record))
+                .swap_owner_guarded(joined, &claim.domain, expected, Some(&record), members)
                 .await?
             {
                 return Ok(Claiming {
@@ -63,9 +62,9 @@ impl Fleet {
     }
 
     pub(crate) async fn resume_claim(&self, claim: &Claim) -> Result<Claiming, Error> {
-        let joined = self
+        let joined = &self
             .by_slot(claim.slot)
-            .ok_or_else(|| Error::Internal(format!("no backend has slot {}", claim.slot.0)))?;
+            .ok_or_else(|| Error::Internal(format!("no member has slot {}", claim.slot.0)))?;
         match self.read_owner(joined, &claim.domain).await? {
             Some(entry) if entry.record.uid == claim.uid && entry.record.generation == claim.generation => {
                 Ok(Claiming {
@@ -79,9 +78,9 @@ impl Fleet {
 
     pub(crate) async fn activate(&self, claiming: &Claiming) -> Result<(), Error> {
         let claim = &claiming.claim;
-        let joined = self
+        let joined = &self
             .by_slot(claim.slot)
-            .ok_or_else(|| Error::Internal(format!("no backend has slot {}", claim.slot.0)))?;
+            .ok_or_else(|| Error::Internal(format!("no member has slot {}", claim.slot.0)))?;
         let record = OwnerRecord {
             state: OwnerState::Active,
             generation: claim.generation,
@@ -115,9 +114,13 @@ impl Fleet {
 
     pub(crate) async fn release(&self, domain: &Domain, uid: &str) -> Result<(), Error> {
         // A known owner is the only one; otherwise every backend must say that it is none.
-        let owners: Vec<&Arc<Joined>> = match self.route(domain) {
+        let view = self.view();
+        let owners: Vec<Arc<Joined>> = match self.route(domain) {
             Some((owner, _)) => vec![owner],
-            None => self.backends.iter().collect(),
+            None => match view.absent.first() {
+                Some(absent) => return Err(absent.error()),
+                None => view.serving.clone(),
+            },
         };
         for joined in &owners {
             self.release_on(joined, domain, uid).await?;
@@ -177,6 +180,39 @@ impl Fleet {
         Err(Error::Conflict(None))
     }
 
+    /// The backend of a claim, if it is open.
+    fn member_for_claim(&self, claim: &Claim) -> Result<Arc<Joined>, Error> {
+        let view = self.view();
+        let joined = view.connection(claim.slot);
+        let joined =
+            joined.ok_or_else(|| Error::Internal(format!("no backend has slot {}", claim.slot.0)))?;
+        if !view.is_open(joined) {
+            return Err(joined.unavailable(CLOSED_TO_CLAIMS));
+        }
+        Ok(joined.clone())
+    }
+
+    /// The owner key, and the revision of `members`, which says that claims are welcome: a claim compares it, so that
+    /// none lands on a member that has begun to leave.
+    async fn read_owner_and_members(
+        &self,
+        joined: &Arc<Joined>,
+        domain: &Domain,
+    ) -> Result<(Option<OwnerEntry>, Option<Revision>), Error> {
+        let reads = [Range::key(domain.owner_key()), Range::key(key::MEMBERS)];
+        let answer = joined.call(Txn::read(reads)).await.map_err(|e| joined.error(e))?;
+        let mut ranges = answer.responses.into_iter().map(OpResponse::into_range);
+        let owner = joined.observe_owner(domain, &ranges.next().unwrap_or_default(), answer.revision)?;
+        let members = ranges.next().and_then(|range| range.kvs.into_iter().next());
+        if !self.decided {
+            return Ok((owner, None));
+        }
+        match members {
+            Some(kv) if members::welcomes_claims(joined, &kv.value) => Ok((owner, Some(kv.mod_revision))),
+            _ => Err(joined.unavailable(CLOSED_TO_CLAIMS)),
+        }
+    }
+
     async fn read_owner(&self, joined: &Arc<Joined>, domain: &Domain) -> Result<Option<OwnerEntry>, Error> {
         let answer = joined
             .call(Txn::read([Range::key(domain.owner_key())]))
@@ -200,6 +236,19 @@ impl Fleet {
         expected: Revision,
         record: Option<&OwnerRecord>,
     ) -> Result<Option<Revision>, Error> {
+        self.swap_owner_guarded(joined, domain, expected, record, None)
+            .await
+    }
+
+    /// The same, which also compares the mod_revision of `members`.
+    async fn swap_owner_guarded(
+        &self,
+        joined: &Arc<Joined>,
+        domain: &Domain,
+        expected: Revision,
+        record: Option<&OwnerRecord>,
+        members: Option<Revision>,
+    ) -> Result<Option<Revision>, Error> {
         let owner_key = domain.owner_key();
         let op = match record {
             Some(record) => Op::Put {
@@ -211,7 +260,9 @@ impl Fleet {
             },
         };
         let txn = Txn {
-            compare: vec![Compare::mod_revision(owner_key, expected)],
+            compare: std::iter::once(Compare::mod_revision(owner_key, expected))
+                .chain(members.map(|revision| Compare::mod_revision(key::MEMBERS, revision)))
+                .collect(),
             success: vec![op],
             failure: vec![],
         };

@@ -12,6 +12,7 @@
 use super::Rule;
 use super::fleet::Fleet;
 use super::joined::{Joined, Ticked};
+use super::view::View;
 use crate::backend::Revision;
 use crate::clock::{EPOCH_MILLIS, Forgotten};
 use crate::resource_version::{Epoch, Slot};
@@ -58,11 +59,22 @@ pub(crate) struct Round {
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     pub(crate) epoch: Epoch,
+    /// Whom it asked.
+    pub(crate) view: Arc<View>,
     /// The base of the first tick at or above the epoch, or why it is not known.
     pub(crate) cuts: BTreeMap<Slot, Result<Revision, Error>>,
 }
 
 impl Snapshot {
+    fn failed(epoch: Epoch, view: Arc<View>, error: &Error) -> Self {
+        let cuts = view
+            .serving
+            .iter()
+            .map(|joined| (joined.slot(), Err(error.clone())))
+            .collect();
+        Self { epoch, view, cuts }
+    }
+
     /// The cut of one backend, or why it is not known.
     pub(crate) fn cut(&self, joined: &Joined) -> Result<Revision, Error> {
         let cut = self.cuts.get(&joined.slot()).cloned();
@@ -140,8 +152,9 @@ impl Fleet {
     }
 
     fn last_tick(&self) -> Instant {
-        let newest = self
-            .backends
+        let view = self.view();
+        let newest = view
+            .serving
             .iter()
             .filter_map(|joined| joined.state.lock().last_tick)
             .max();
@@ -150,14 +163,14 @@ impl Fleet {
 
     /// When pacing allows the next round: every backend that answers had its pause.
     fn next_round_at(&self) -> Instant {
+        let ticked = self.view().ticked();
         let allowed = |joined: &Arc<Joined>| {
             let state = joined.state.lock();
             let round_trip = state.round_trip.unwrap_or_default().max(state.slowest_round_trip);
-            Some(state.last_tick? + spacing(round_trip, self.backends.len()))
+            Some(state.last_tick? + spacing(round_trip, ticked.len()))
         };
         let now = Instant::now();
-        let at = self
-            .backends
+        let at = ticked
             .iter()
             .filter(|joined| joined.is_connected())
             .filter_map(allowed)
@@ -170,49 +183,39 @@ impl Fleet {
     async fn run_round(&self) -> Snapshot {
         let mut below: BTreeMap<Slot, Epoch> = BTreeMap::new();
         let mut epoch = Epoch(0);
+        let mut view = self.view();
         for phase in 0..PHASES_MAX {
+            view = self.view();
+            let backends = view.ticked();
             epoch = match self.next_epoch(epoch).await {
                 Ok(epoch) => epoch,
                 Err(error) => {
                     tracing::error!(%error, "no round of ticks");
-                    let cuts = self
-                        .backends
-                        .iter()
-                        .map(|joined| (joined.slot(), Err(error.clone())))
-                        .collect();
-                    return Snapshot { epoch, cuts };
+                    return Snapshot::failed(epoch, view, &error);
                 }
             };
-            let ticks = join_all(
-                self.backends
-                    .iter()
-                    .map(|joined| self.tick_in_round(joined, epoch)),
-            )
-            .await;
+            let ticks = join_all(backends.iter().map(|joined| self.tick_in_round(joined, epoch))).await;
+            // An answer may have shown a newer membership: start again with it.
+            let same_members = self.view().membership.generation == view.membership.generation;
             let fits = |(joined, ticked): (&Arc<Joined>, &Result<Ticked, Error>)| match ticked {
                 Ok(ticked) => ticked.moved || below.get(&joined.slot()).is_some_and(|seen| *seen < epoch),
                 Err(_) => true,
             };
-            if self.broken(Rule::RoundStartsOver) || self.backends.iter().zip(&ticks).all(fits) {
-                let cuts = join_all(
-                    self.backends
-                        .iter()
-                        .zip(ticks)
-                        .map(|(joined, ticked)| async move {
-                            (joined.slot(), self.cut_of(joined, ticked, epoch).await)
-                        }),
-                );
-                return Snapshot {
-                    epoch,
-                    cuts: cuts.await.into_iter().collect(),
-                };
+            let first_at_epoch = self.broken(Rule::RoundStartsOver) || backends.iter().zip(&ticks).all(fits);
+            if first_at_epoch && (same_members || self.broken(Rule::RoundSeesMembers)) {
+                let cuts = join_all(backends.iter().zip(ticks).map(|(joined, ticked)| async move {
+                    (joined.slot(), self.cut_of(joined, ticked, epoch).await)
+                }));
+                let cuts = cuts.await.into_iter().collect();
+                return Snapshot { epoch, view, cuts };
             }
             tracing::debug!(
                 phase,
                 epoch = epoch.0,
-                "a backend's clock was ahead; the round starts over"
+                same_members,
+                "a backend's clock was ahead, or the members have changed; the round starts over"
             );
-            for (joined, ticked) in self.backends.iter().zip(&ticks) {
+            for (joined, ticked) in backends.iter().zip(&ticks) {
                 let Ok(ticked) = ticked else { continue };
                 below.insert(joined.slot(), ticked.clock.epoch);
                 epoch = epoch.max(ticked.clock.epoch);
@@ -220,14 +223,7 @@ impl Fleet {
             tokio::time::sleep_until(self.next_round_at()).await;
         }
         let error = Error::Deadline("the clocks moved faster than a round of ticks".to_owned());
-        Snapshot {
-            epoch,
-            cuts: self
-                .backends
-                .iter()
-                .map(|joined| (joined.slot(), Err(error.clone())))
-                .collect(),
-        }
+        Snapshot::failed(epoch, view, &error)
     }
 
     async fn tick_in_round(&self, joined: &Arc<Joined>, epoch: Epoch) -> Result<Ticked, Error> {
@@ -251,7 +247,7 @@ impl Fleet {
             .metrics()
             .set_epoch_lag(Duration::from_millis(behind.saturating_mul(EPOCH_MILLIS)));
         if let Some(members) = members {
-            super::members::observe(self, joined, &members);
+            super::members::observe(self, joined, &members.value);
         }
         Ok(ticked)
     }

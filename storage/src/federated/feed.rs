@@ -67,6 +67,7 @@ impl Fleet {
             let error = tokio::select! {
                 biased;
                 () = self.closed() => return,
+                () = joined.closed() => return,
                 error = self.connect_and_follow(&joined) => error,
             };
             let was_connected = joined.update(|state| {
@@ -88,6 +89,7 @@ impl Fleet {
             tokio::select! {
                 biased;
                 () = self.closed() => return,
+                () = joined.closed() => return,
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -351,7 +353,8 @@ impl Fleet {
                 Err(error) => return Err(joined.error(error)),
             };
             let ticks = first.iter().chain(&changes).filter_map(tick);
-            return Ok((ClockHistory::new(ticks, false), compacted));
+            // A backend that had no clock then is younger than what its etcd forgot: nothing of ours is.
+            return Ok((ClockHistory::new(ticks, first.is_none()), compacted));
         }
         Err(joined.unavailable("its history is compacted faster than it can be read"))
     }
@@ -423,7 +426,12 @@ impl Fleet {
 
     fn take_batch(&self, joined: &Arc<Joined>, batch: crate::backend::WatchBatch) -> Result<(), Error> {
         let mut newest_epoch = None;
-        let mut members = None;
+        // Before the log is seen to move: later epochs are released by the members that this log names.
+        for event in &batch.events {
+            if event.kv.key == key::MEMBERS && !event.deleted {
+                members::observe(self, joined, &event.kv.value);
+            }
+        }
         let taken = joined.update(|state| {
             let mut changed_objects = false;
             for event in batch.events {
@@ -432,7 +440,6 @@ impl Fleet {
                 }
                 match take_event(state, joined.slot(), event)? {
                     Taken::Tick(epoch) => newest_epoch = Some(epoch),
-                    Taken::Members(value) => members = Some(value),
                     Taken::Object => changed_objects = true,
                     Taken::Nothing => {}
                 }
@@ -459,9 +466,6 @@ impl Fleet {
             self.saw_epoch(epoch);
             self.advance_closed();
         }
-        if let Some(value) = members {
-            members::observe(self, joined, &value);
-        }
         if changed_objects {
             self.request_round_for_watches();
         }
@@ -472,7 +476,6 @@ impl Fleet {
 /// What an event was.
 enum Taken {
     Tick(Epoch),
-    Members(Bytes),
     Object,
     Nothing,
 }
@@ -510,9 +513,6 @@ fn take_event(state: &mut State, slot: Slot, event: BackendEvent) -> Result<Take
             state.last_tick = Some(Instant::now());
         }
         return Ok(Taken::Tick(epoch));
-    }
-    if event.kv.key == key::MEMBERS && !event.deleted {
-        return Ok(Taken::Members(event.kv.value));
     }
     if let Some(domain) = Domain::from_owner_key(&event.kv.key) {
         let record = match event.deleted {

@@ -4,14 +4,15 @@
 
 use super::cut::Rounds;
 use super::joined::Joined;
-use super::{Member, Routing, StoreConfig};
+use super::view::View;
+use super::{Member, Routing, Rule, StoreConfig};
 use crate::clock::{EPOCH_JUMP_MAX, EPOCH_MILLIS, epoch_at};
 use crate::key::Domain;
 use crate::object::WriteId;
 use crate::owners::{OwnerEntry, Removal};
 use crate::resource_version::{Epoch, Slot};
 use crate::signal::{Listener, Signal};
-use crate::{Error, ResourceVersion};
+use crate::{Error, Membership, ResourceVersion};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -26,15 +27,18 @@ const EPOCH_WAIT_MAX: Duration = Duration::from_secs(1);
 /// All backends and what they share.
 pub(crate) struct Fleet {
     pub(crate) config: StoreConfig,
-    /// In the order of their slots.
-    pub(crate) backends: Vec<Arc<Joined>>,
+    /// Whether the membership is decided outside. Otherwise it is what the store was opened with.
+    pub(crate) decided: bool,
+    /// The newest decision that was handed over.
+    handed: Mutex<Option<Membership>>,
+    pub(crate) handed_over: Signal,
     pub(crate) rounds: Rounds,
     /// The byte budget of lists, in KiB.
     pub(crate) list_budget: Arc<Semaphore>,
     /// The highest epoch that any backend showed.
     highest: AtomicU64,
-    /// The lowest clock seen in the logs of all backends: all below it has been seen. `None` until all logs were read once.
-    closed: Mutex<Option<Epoch>>,
+    /// What the logs have shown, and of whom. Locked before the state of a backend, never after it.
+    closed: Mutex<Closed>,
     closed_moved: Signal,
     /// Running watches over several backends: while there are some, changes ask for a round.
     pub(crate) wide_watches: AtomicUsize,
@@ -46,6 +50,13 @@ pub(crate) struct Fleet {
     close: Signal,
 }
 
+/// How far all logs have been seen.
+struct Closed {
+    /// The lowest clock seen in the logs of all serving members: all below it has been seen. `None` until all were read.
+    epoch: Option<Epoch>,
+    view: Arc<View>,
+}
+
 /// A backend that a domain lives on, or lived on until then.
 pub(crate) struct Home {
     pub(crate) joined: Arc<Joined>,
@@ -53,21 +64,25 @@ pub(crate) struct Home {
 }
 
 impl Fleet {
-    pub(crate) fn new(config: StoreConfig, mut members: Vec<Member>) -> Self {
-        members.sort_by_key(|member| member.slot);
+    pub(crate) fn new(
+        config: StoreConfig,
+        membership: Membership,
+        decided: bool,
+        members: Vec<Member>,
+    ) -> Self {
         let mut random = StdRng::seed_from_u64(config.seed);
         let replica = format!("{:016x}", random.random::<u64>());
-        let ring_bytes = config.ring_bytes_max / members.len().max(1);
-        let joined = |member: Member| {
-            let metrics = config.metrics.backend(&member.name);
-            Arc::new(Joined::new(member, ring_bytes, metrics))
-        };
-        Self {
-            backends: members.into_iter().map(joined).collect(),
+        let fleet = Self {
+            decided,
+            handed: Mutex::new(decided.then(|| membership.clone())),
+            handed_over: Signal::default(),
             rounds: Rounds::default(),
             list_budget: Arc::new(Semaphore::new(config.list_bytes_max / 1024)),
             highest: AtomicU64::new(0),
-            closed: Mutex::new(None),
+            closed: Mutex::new(Closed {
+                epoch: None,
+                view: Arc::new(View::new(0, membership, Vec::new(), false)),
+            }),
             closed_moved: Signal::default(),
             wide_watches: AtomicUsize::new(0),
             random: Mutex::new(random),
@@ -75,11 +90,118 @@ impl Fleet {
             closing: AtomicBool::new(false),
             close: Signal::default(),
             config,
+        };
+        fleet.connect(members);
+        fleet
+    }
+
+    /// Adds connections, and returns those that are new. Who is connected already stays as it is.
+    pub(crate) fn connect(&self, members: Vec<Member>) -> Vec<Arc<Joined>> {
+        let mut closed = self.closed.lock();
+        let mut connections = closed.view.connections.clone();
+        let mut added = Vec::new();
+        for member in members {
+            let known =
+                |joined: &&Arc<Joined>| joined.slot() == member.slot && joined.member.uid == member.uid;
+            if connections.iter().any(|joined| known(&joined)) {
+                continue;
+            }
+            let metrics = self.config.metrics.backend(&member.name);
+            let joined = Arc::new(Joined::new(member, metrics));
+            connections.push(joined.clone());
+            added.push(joined);
+        }
+        self.replace(&mut closed, None, connections);
+        drop(closed);
+        self.closed_moved.raise();
+        added
+    }
+
+    /// Ends the connection to a backend that is no member any more.
+    pub(crate) fn disconnect(&self, slot: Slot, uid: &str) {
+        let mut closed = self.closed.lock();
+        let leaves = |joined: &Arc<Joined>| joined.slot() == slot && joined.member.uid == uid;
+        let (gone, stay): (Vec<_>, Vec<_>) = closed.view.connections.iter().cloned().partition(leaves);
+        self.replace(&mut closed, None, stay);
+        drop(closed);
+        for joined in gone {
+            joined.close();
+            self.config.metrics.remove(&joined.member.name);
         }
     }
 
-    pub(crate) fn by_slot(&self, slot: Slot) -> Option<&Arc<Joined>> {
-        self.backends.iter().find(|joined| joined.slot() == slot)
+    /// The members as this replica acts on them, and their connections.
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.closed.lock().view.clone()
+    }
+
+    /// Acts on a membership that a backend has shown. Older ones are known.
+    pub(crate) fn act_on(&self, membership: &Membership) {
+        if self.decided && !self.broken(Rule::MembersFromTheLog) {
+            self.take_membership(membership);
+        }
+    }
+
+    /// Acts on a decision that no backend has shown. Wrong: a test shows that it is noticed.
+    #[cfg(feature = "testing")]
+    pub(crate) fn act_on_hearsay(&self, membership: &Membership) {
+        self.take_membership(membership);
+    }
+
+    fn take_membership(&self, membership: &Membership) {
+        let mut closed = self.closed.lock();
+        if membership.generation <= closed.view.membership.generation {
+            return;
+        }
+        let connections = closed.view.connections.clone();
+        self.replace(&mut closed, Some(membership.clone()), connections);
+        drop(closed);
+        tracing::info!(
+            generation = membership.generation,
+            "the fleet's membership changed"
+        );
+        self.closed_moved.raise();
+    }
+
+    fn replace(
+        &self,
+        closed: &mut Closed,
+        membership: Option<Membership>,
+        mut connections: Vec<Arc<Joined>>,
+    ) {
+        connections.sort_by_key(|joined| joined.slot());
+        let ring_bytes = self.config.ring_bytes_max / connections.len().max(1);
+        for joined in &connections {
+            joined.state.lock().log.ring.resize(ring_bytes);
+        }
+        let membership = membership.unwrap_or_else(|| closed.view.membership.clone());
+        let hasty = self.broken(Rule::LeaverIsReadToItsEnd);
+        closed.view = Arc::new(View::new(closed.view.version + 1, membership, connections, hasty));
+        Self::advance(closed);
+    }
+
+    /// The newest decision that was handed over.
+    pub(crate) fn handed(&self) -> Option<Membership> {
+        self.handed.lock().clone()
+    }
+
+    /// Takes a decision, unless a newer one is known.
+    pub(crate) fn take_decision(&self, membership: Membership) {
+        let mut handed = self.handed.lock();
+        if handed
+            .as_ref()
+            .is_none_or(|known| known.generation < membership.generation)
+        {
+            *handed = Some(membership);
+            drop(handed);
+            self.handed_over.raise();
+        }
+    }
+
+    pub(crate) fn by_slot(&self, slot: Slot) -> Option<Arc<Joined>> {
+        let view = self.view();
+        let joined = view.serving.iter().find(|joined| joined.slot() == slot);
+        joined.cloned()
     }
 
     pub(crate) fn write_id(&self) -> WriteId {
@@ -122,26 +244,31 @@ impl Fleet {
     }
 
     /// Who owns `domain`, by the routing table: the owner key of the highest generation.
-    pub(crate) fn route(&self, domain: &Domain) -> Option<(&Arc<Joined>, OwnerEntry)> {
-        let owners = self
-            .backends
+    pub(crate) fn route(&self, domain: &Domain) -> Option<(Arc<Joined>, OwnerEntry)> {
+        let view = self.view();
+        let owners = view
+            .connections
             .iter()
             .filter_map(|joined| Some((joined, joined.owner(domain)?)));
-        owners.max_by_key(|(_, entry)| entry.record.generation)
+        let (joined, entry) = owners.max_by_key(|(_, entry)| entry.record.generation)?;
+        Some((joined.clone(), entry))
     }
 
     /// Who has claimed `domain` without being its owner yet.
-    pub(crate) fn claimed(&self, domain: &Domain) -> Option<(&Arc<Joined>, OwnerEntry)> {
-        let claim = |joined| Some((joined, Joined::claim(joined, domain)?));
-        self.backends
+    pub(crate) fn claimed(&self, domain: &Domain) -> Option<(Arc<Joined>, OwnerEntry)> {
+        let view = self.view();
+        let claims = view
+            .connections
             .iter()
-            .filter_map(claim)
-            .max_by_key(|(_, entry)| entry.record.generation)
+            .filter_map(|joined| Some((joined, joined.claim(domain)?)));
+        let (joined, entry) = claims.max_by_key(|(_, entry)| entry.record.generation)?;
+        Some((joined.clone(), entry))
     }
 
     /// Where the changes of `domain` above `version` begin, by what the logs have shown.
     pub(crate) fn home_after(&self, domain: &Domain, version: ResourceVersion) -> Option<Home> {
-        let homes = self.backends.iter().filter_map(|joined| {
+        let view = self.view();
+        let homes = view.connections.iter().filter_map(|joined| {
             let state = joined.state.lock();
             let removal = state.log.owners.removal_after(domain, version);
             let owner = state
@@ -161,13 +288,25 @@ impl Fleet {
     }
 
     /// The only backend of a store without owners.
-    pub(crate) fn sole(&self) -> Option<&Arc<Joined>> {
-        (self.config.routing == Routing::Sole).then(|| &self.backends[0])
+    pub(crate) fn sole(&self) -> Option<Arc<Joined>> {
+        match self.config.routing {
+            Routing::Sole => self.view().connections.first().cloned(),
+            Routing::Owned => None,
+        }
     }
 
-    /// The lowest clock seen in all logs.
-    pub(crate) fn closed_epoch(&self) -> Option<Epoch> {
-        *self.closed.lock()
+    /// The lowest clock seen in all logs, with the view that it holds for.
+    pub(crate) fn closed_view(&self) -> (Option<Epoch>, Arc<View>) {
+        let closed = self.closed.lock();
+        (closed.epoch, closed.view.clone())
+    }
+
+    /// The closed epoch, if nobody is missing below it: no member is unknown here or still coming.
+    pub(crate) fn complete_epoch(&self) -> Option<Epoch> {
+        let (epoch, view) = self.closed_view();
+        let epoch = epoch.filter(|_| view.absent.is_empty())?;
+        let seen = |joined: &Arc<Joined>| joined.newest_epoch().is_some_and(|seen| seen >= epoch);
+        view.serving.iter().all(seen).then_some(epoch)
     }
 
     pub(crate) fn closed_changes(&self) -> Listener {
@@ -176,23 +315,20 @@ impl Fleet {
 
     /// Recomputes the closed epoch after a log moved.
     pub(crate) fn advance_closed(&self) {
-        let seen = |joined: &Arc<Joined>| joined.state.lock().log.ticks.newest().map(|tick| tick.epoch);
-        let lowest = self
-            .backends
-            .iter()
-            .map(seen)
-            .try_fold(None, |lowest: Option<Epoch>, seen| {
-                let seen = seen?;
-                Some(Some(lowest.map_or(seen, |lowest| lowest.min(seen))))
-            });
-        let lowest = lowest.flatten();
-        let mut closed = self.closed.lock();
-        // It never falls: a log that starts anew starts at or above what it had shown.
-        if lowest > *closed {
-            *closed = lowest;
-            drop(closed);
+        let moved = Self::advance(&mut self.closed.lock());
+        if moved {
             self.closed_moved.raise();
         }
+    }
+
+    fn advance(closed: &mut Closed) -> bool {
+        let lowest = closed.view.lowest_clock();
+        // It never falls: a log that starts anew starts at or above what it had shown.
+        let moved = lowest > closed.epoch;
+        if moved {
+            closed.epoch = lowest;
+        }
+        moved
     }
 
     /// Ends the tasks.
@@ -211,8 +347,8 @@ impl Fleet {
 
     /// Whether any log holds a change that watches over several backends may not show yet.
     pub(crate) fn holds_unreleased(&self) -> bool {
-        let closed = self.closed_epoch();
-        self.backends.iter().any(|joined| {
+        let (closed, view) = self.closed_view();
+        view.serving.iter().any(|joined| {
             let newest = joined.state.lock().log.newest_change;
             newest.is_some_and(|newest| closed.is_none_or(|closed| newest >= closed))
         })

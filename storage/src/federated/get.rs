@@ -15,9 +15,9 @@ use std::sync::Arc;
 pub(crate) const ROUTE_TRIES_MAX: usize = 8;
 
 /// Who owns a domain, for a read.
-pub(crate) enum Located<'a> {
+pub(crate) enum Located {
     /// This backend does, as far as the routing table knows.
-    Owned(&'a Arc<Joined>),
+    Owned(Arc<Joined>),
     /// Nobody did, at this resource version.
     Nobody(ResourceVersion),
 }
@@ -71,7 +71,7 @@ impl Fleet {
     }
 
     /// Who owns `domain`. What the routing table does not know is asked of all backends, at one cut.
-    pub(crate) async fn locate(&self, domain: &Domain) -> Result<Located<'_>, Error> {
+    pub(crate) async fn locate(&self, domain: &Domain) -> Result<Located, Error> {
         for _ in 0..ROUTE_TRIES_MAX {
             if let Some(sole) = self.sole() {
                 return Ok(Located::Owned(sole));
@@ -89,8 +89,10 @@ impl Fleet {
             if owned {
                 continue;
             }
-            let missing = found.iter().filter(|(_, owner)| owner.is_err());
-            let missing: Vec<String> = missing.map(|(joined, _)| joined.member.name.clone()).collect();
+            let silent = found.iter().filter(|(_, owner)| owner.is_err());
+            let silent = silent.map(|(joined, _)| joined.member.name.clone());
+            let absent = snapshot.view.absent.iter().map(|absent| absent.name.clone());
+            let missing: Vec<String> = silent.chain(absent).collect();
             if !missing.is_empty() {
                 return Err(Error::OwnerUnknown {
                     domain: domain.placement_name(),
@@ -110,9 +112,15 @@ impl Fleet {
         &self,
         domain: &Domain,
         snapshot: &Snapshot,
-    ) -> Vec<(&Arc<Joined>, Result<Option<OwnerEntry>, Error>)> {
-        let read = |joined| async move { (joined, self.owner_at(joined, domain, snapshot).await) };
-        join_all(self.backends.iter().map(read)).await
+    ) -> Vec<(Arc<Joined>, Result<Option<OwnerEntry>, Error>)> {
+        let read = |joined: &Arc<Joined>| {
+            let joined = joined.clone();
+            async move {
+                let owner = self.owner_at(&joined, domain, snapshot).await;
+                (joined, owner)
+            }
+        };
+        join_all(snapshot.view.serving.iter().map(read)).await
     }
 
     async fn owner_at(

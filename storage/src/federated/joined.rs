@@ -4,6 +4,7 @@
 //! know of other backends.
 
 use super::ring::Ring;
+use super::view::View;
 use super::{ClusterStatus, Member, Routing};
 use crate::backend::{
     BackendError, BackendEvent, BackendStatus, Compare, Condition, KeyValue, Op, Range, Revision, Txn,
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -40,6 +42,16 @@ pub(crate) struct Joined {
     moved: Signal,
     pub(crate) history_reads: Semaphore,
     metrics: Arc<BackendMetrics>,
+    /// Set when the connection is given up: its tasks end.
+    closing: AtomicBool,
+    close: Signal,
+}
+
+/// What a backend's own key `members` says of itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Own {
+    /// The generation that it has been told.
+    pub(crate) generation: u64,
 }
 
 /// What is known of a backend.
@@ -63,6 +75,7 @@ pub(crate) struct State {
     /// The slowest round trip of any live replica, as `members` says.
     pub(crate) slowest_round_trip: Duration,
     pub(crate) owners: OwnerTable,
+    pub(crate) own: Own,
     pub(crate) log: Log,
     pub(crate) status: BackendStatus,
 }
@@ -94,7 +107,7 @@ pub(crate) struct Ticked {
 }
 
 impl Joined {
-    pub(crate) fn new(member: Member, ring_bytes_max: usize, metrics: Arc<BackendMetrics>) -> Self {
+    pub(crate) fn new(member: Member, metrics: Arc<BackendMetrics>) -> Self {
         let state = State {
             connected: false,
             problem: Some("not connected yet".to_owned()),
@@ -106,11 +119,12 @@ impl Joined {
             round_trip: None,
             slowest_round_trip: Duration::ZERO,
             owners: OwnerTable::default(),
+            own: Own::default(),
             log: Log {
                 revision: 0,
                 ticks: ClockHistory::default(),
                 compacted: 0,
-                ring: Ring::new(ring_bytes_max, 0),
+                ring: Ring::new(0, 0),
                 owners: OwnerLog::default(),
                 started: false,
                 newest_change: None,
@@ -123,18 +137,48 @@ impl Joined {
             moved: Signal::default(),
             history_reads: Semaphore::new(HISTORY_READS_MAX),
             metrics,
+            closing: AtomicBool::new(false),
+            close: Signal::default(),
         }
+    }
+
+    /// Gives the connection up.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        self.close.raise();
+    }
+
+    /// Returns when the connection is given up.
+    pub(crate) async fn closed(&self) {
+        let mut close = self.close.listen();
+        while !self.closing.load(Ordering::SeqCst) {
+            close.changed().await;
+        }
+    }
+
+    /// The newest epoch that its log has shown.
+    pub(crate) fn newest_epoch(&self) -> Option<Epoch> {
+        self.state.lock().log.ticks.newest().map(|tick| tick.epoch)
+    }
+
+    /// The generation of the membership that it has been told.
+    pub(crate) fn own_generation(&self) -> u64 {
+        self.state.lock().own.generation
     }
 
     pub(crate) fn metrics(&self) -> &BackendMetrics {
         &self.metrics
     }
 
-    pub(crate) fn cluster_status(&self) -> ClusterStatus {
+    pub(crate) fn cluster_status(&self, view: &View) -> ClusterStatus {
+        let (membership, open) = (view.state(self), view.is_open(self));
         let state = self.state.lock();
         ClusterStatus {
             slot: self.slot(),
             name: self.member.name.clone(),
+            uid: self.member.uid.clone(),
+            membership,
+            open,
             reachable: state.connected,
             namespaces: state.owners.len() as u64,
             status: state.status.clone(),
@@ -290,7 +334,7 @@ impl Joined {
     }
 
     /// Moves the clock to `epoch`, unless it is there or further. Also reads `members`.
-    pub(crate) async fn tick(&self, epoch: Epoch) -> Result<(Ticked, Option<Bytes>), Error> {
+    pub(crate) async fn tick(&self, epoch: Epoch) -> Result<(Ticked, Option<KeyValue>), Error> {
         let sent = Instant::now();
         self.state.lock().last_tick = Some(sent);
         let read = |k: &'static [u8]| Op::Get(Range::key(k));
@@ -319,7 +363,7 @@ impl Joined {
                 ranges.next().unwrap_or_default(),
                 ranges.next().unwrap_or_default(),
             );
-            let members = members.kvs.into_iter().next().map(|kv| kv.value);
+            let members = members.kvs.into_iter().next();
             if answer.succeeded {
                 let clock = Clock {
                     epoch,
@@ -422,7 +466,7 @@ impl Joined {
     }
 
     /// The claim of `domain` here that is not confirmed.
-    pub(crate) fn claim(self: &Arc<Self>, domain: &Domain) -> Option<OwnerEntry> {
+    pub(crate) fn claim(&self, domain: &Domain) -> Option<OwnerEntry> {
         self.state
             .lock()
             .owners

@@ -9,6 +9,7 @@ use super::fleet::Fleet;
 use super::get::{Located, ROUTE_TRIES_MAX};
 use super::joined::{Joined, compares_owners};
 use super::pager::{FIRST_PAGE_OBJECTS, Page, Pager, PagerPlan, Start};
+use super::view::Absent;
 use super::{Extent, ListEnd, ListOptions, ListVersion, Missing, ObjectBatch, Rule, Scope};
 use crate::backend::{BackendError, OpResponse, Range, Revision, Txn};
 use crate::clock::Position;
@@ -100,7 +101,7 @@ impl Fleet {
         options: ListOptions,
     ) -> Result<Listing, Error> {
         let parts = if matches!(scope.extent, Extent::AllNamespaces) {
-            self.backends.len()
+            self.view().serving.len().max(1)
         } else {
             1
         };
@@ -136,7 +137,7 @@ impl Fleet {
                 u64::MAX
             },
         };
-        let view = self.view(scope, &options, &plan).await?;
+        let view = self.fix_view(scope, &options, &plan).await?;
         let counts = options.limit > 0 && options.predicate.is_everything() && view.missing.is_empty();
         let total = if counts {
             self.count_all(scope, &view).await?
@@ -179,7 +180,7 @@ impl Fleet {
     }
 
     /// Fixes what the list shows.
-    async fn view(
+    async fn fix_view(
         self: &Arc<Self>,
         scope: &Scope,
         options: &ListOptions,
@@ -264,7 +265,7 @@ impl Fleet {
                 return Err(joined.unavailable("it has no clock"));
             };
             let Some(resource_version) = clock.resource_version(answer.revision, joined.slot()) else {
-                self.tick_alone(joined).await?;
+                self.tick_alone(&joined).await?;
                 continue;
             };
             let first = Page::of_range(page, &range);
@@ -289,7 +290,7 @@ impl Fleet {
     async fn narrow_view_at(self: &Arc<Self>, domain: &Domain, rv: ResourceVersion) -> Result<View, Error> {
         self.check_not_above_everything(rv).await?;
         let located = match self.locate(domain).await? {
-            Located::Owned(joined) => Some(joined.clone()),
+            Located::Owned(joined) => Some(joined),
             Located::Nobody(_) => None,
         };
         self.check_not_forgotten(rv)?;
@@ -327,8 +328,9 @@ impl Fleet {
 
     /// Where a domain lived since `rv` is known only as far back as every log is retained.
     pub(crate) fn check_not_forgotten(&self, rv: ResourceVersion) -> Result<(), Error> {
-        let forgotten = self.backends.iter().any(|joined| joined.is_forgotten(rv));
-        if forgotten {
+        let view = self.view();
+        let forgotten = view.connections.iter().any(|joined| joined.is_forgotten(rv));
+        if forgotten || rv.epoch() < view.membership.horizon {
             Err(Error::Expired { requested: rv })
         } else {
             Ok(())
@@ -369,13 +371,11 @@ impl Fleet {
             parts: Vec::new(),
             missing: Vec::new(),
         };
-        for joined in &self.backends {
-            let cut = snapshot
-                .cuts
-                .get(&joined.slot())
-                .cloned()
-                .unwrap_or_else(|| Err(joined.unavailable("no cut")));
-            match cut {
+        for absent in &snapshot.view.absent {
+            leave_out(absent, missing, &mut view)?;
+        }
+        for joined in &snapshot.view.serving {
+            match snapshot.cut(joined) {
                 Ok(cut) => {
                     let early = u64::from(self.broken(Rule::CutAtTheTick));
                     view.parts.push(Part {
@@ -398,10 +398,12 @@ impl Fleet {
 
     /// The newest snapshot that all logs show, if it is not older than `rv`. Ticks nobody.
     fn recent_view(&self, rv: Option<ResourceVersion>) -> Option<View> {
-        let closed = self.closed_epoch()?;
+        let (closed, members) = self.closed_view();
+        let closed = closed?;
         let resource_version = ResourceVersion::cut(closed);
         if rv.is_some_and(|rv| resource_version < rv)
-            || !self.backends.iter().all(|joined| joined.is_connected())
+            || !members.absent.is_empty()
+            || !members.serving.iter().all(|joined| joined.is_connected())
         {
             return None;
         }
@@ -413,7 +415,7 @@ impl Fleet {
                 first: None,
             })
         };
-        let parts = self.backends.iter().map(part).collect::<Option<Vec<_>>>()?;
+        let parts = members.serving.iter().map(part).collect::<Option<Vec<_>>>()?;
         Some(View {
             resource_version,
             parts,
@@ -428,7 +430,16 @@ impl Fleet {
             parts: Vec::new(),
             missing: Vec::new(),
         };
-        for joined in &self.backends {
+        let members = self.view();
+        if rv.epoch() < members.membership.horizon {
+            return Err(Error::Expired { requested: rv });
+        }
+        for absent in &members.absent {
+            leave_out(absent, missing, &mut view)?;
+        }
+        // Who has left since then is read as it was then.
+        let left = members.removed.iter().filter(|(_, last)| rv.epoch() <= *last);
+        for joined in members.serving.iter().chain(left.map(|(joined, _)| joined)) {
             match self.position(joined, rv).await {
                 Ok(at) => view.parts.push(Part {
                     joined: joined.clone(),
@@ -453,7 +464,7 @@ impl Fleet {
         if rv.epoch() <= self.highest_epoch() {
             return Ok(());
         }
-        for joined in &self.backends {
+        for joined in &self.view().serving {
             let Ok(answer) = joined.call(Txn::read([Range::key(key::CLOCK)])).await else {
                 continue;
             };
@@ -548,6 +559,16 @@ impl Fleet {
                 .map_or(0, |r| r.into_range().count);
         }
         Ok(Some(total))
+    }
+}
+
+fn leave_out(absent: &Absent, missing: Missing, view: &mut View) -> Result<(), Error> {
+    match missing {
+        Missing::Refuse => Err(absent.error()),
+        Missing::Allow => {
+            view.missing.push(absent.name.clone());
+            Ok(())
+        }
     }
 }
 

@@ -24,6 +24,7 @@ impl Fleet {
             tokio::select! {
                 biased;
                 () = self.closed() => return,
+                () = joined.closed() => return,
                 () = tokio::time::sleep(pause) => {}
             }
             if !joined.is_connected() {

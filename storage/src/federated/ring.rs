@@ -67,9 +67,19 @@ impl Ring {
         self.entries.len()
     }
 
+    /// Changes the limit: the fleet has grown or shrunk.
+    pub(crate) fn resize(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
+        self.shrink();
+    }
+
     pub(crate) fn push(&mut self, entry: LogEntry) {
         self.bytes += entry.size();
         self.entries.push_back(Arc::new(entry));
+        self.shrink();
+    }
+
+    fn shrink(&mut self) {
         while self.bytes > self.bytes_max {
             let Some(oldest) = self.entries.pop_front() else {
                 break;

@@ -15,9 +15,11 @@ use super::fleet::Fleet;
 use super::joined::Joined;
 use super::list::{Listing, is_partial};
 use super::ring::LogEntry;
+use super::view::{View, is_of};
 use super::{Extent, ListOptions, Rule, Scope, WatchStart};
 use crate::backend::Revision;
 use crate::key::Domain;
+use crate::membership::MemberState;
 use crate::resource_version::Epoch;
 use crate::signal::Listener;
 use crate::{Error, EventKind, Object, ObjectEvent, ResourceVersion, SelectionPredicate, WatchEvent};
@@ -62,11 +64,21 @@ enum Source {
     },
     /// A domain that nobody owns, as of `position`.
     Nobody { domain: Domain },
-    /// The logs of all backends; `None` until a backend's position is known.
+    /// The logs of all backends, as of a version of the view.
     All {
-        cursors: Vec<(Arc<Joined>, Option<Cursor>)>,
+        version: u64,
+        cursors: Vec<Place>,
         closed: Listener,
     },
+}
+
+/// Where a watch of all namespaces stands in one backend's log.
+struct Place {
+    joined: Arc<Joined>,
+    /// `None` until the position is known.
+    cursor: Option<Cursor>,
+    /// Nothing above this revision is taken: the backend has left the fleet.
+    last: Option<Revision>,
 }
 
 /// Counts the watches over several backends.
@@ -153,7 +165,7 @@ impl Watching {
         if !self.ready.is_empty() {
             return None;
         }
-        let closed = self.fleet.closed_epoch();
+        let (closed, view) = self.fleet.closed_view();
         let seen = match source {
             Source::Owner { domain, cursor, .. } => {
                 // The domain lives here and nowhere else since the position, so this log alone tells.
@@ -170,12 +182,14 @@ impl Watching {
                     .filter(|_| drained && stays)
                     .map(|tick| tick.epoch)
             }
-            Source::Nobody { domain } => closed.filter(|_| self.fleet.home_after(domain, position).is_none()),
-            Source::All { cursors, .. } => closed.filter(|closed| {
-                cursors
-                    .iter()
-                    .all(|(joined, cursor)| is_drained_below(joined, cursor.as_ref(), *closed))
-            }),
+            Source::Nobody { domain } => {
+                let closed = self.fleet.complete_epoch();
+                closed.filter(|_| self.fleet.home_after(domain, position).is_none())
+            }
+            // Of members that came or went since it last looked, this watch knows nothing yet.
+            Source::All { version, cursors, .. } => closed
+                .filter(|_| *version == view.version)
+                .filter(|closed| cursors.iter().all(|place| place.is_drained_below(*closed))),
         };
         // Remembered: a later bookmark is not below this one.
         self.position = Some(seen.map_or(position, |epoch| position.max(ResourceVersion::cut(epoch))));
@@ -208,10 +222,10 @@ impl Watching {
     async fn source_after(&mut self, rv: ResourceVersion) -> Result<Source, Error> {
         if let Some(sole) = self.fleet.sole() {
             let changes = sole.changes();
-            let position = self.fleet.position(sole, rv).await?;
+            let position = self.fleet.position(&sole, rv).await?;
             return Ok(Source::Owner {
                 domain: None,
-                cursor: Cursor::new(sole.clone(), self.prefix(), position),
+                cursor: Cursor::new(sole, self.prefix(), position),
                 changes,
             });
         }
@@ -245,27 +259,60 @@ impl Watching {
     /// Backends that are away get their position when they are back: until then nothing is released.
     async fn all_after(&mut self, rv: ResourceVersion) -> Result<Source, Error> {
         let closed = self.fleet.closed_changes();
-        let mut cursors = Vec::new();
-        for joined in &self.fleet.clone().backends {
-            let cursor = self.cursor_of(joined, rv).await?;
-            cursors.push((joined.clone(), cursor));
+        let view = self.fleet.view();
+        if rv.epoch() < view.membership.horizon {
+            return Err(Error::Expired { requested: rv });
         }
-        Ok(Source::All { cursors, closed })
+        let mut cursors = Vec::new();
+        for record in &view.membership.members {
+            // Nothing of it is above the version, or nothing of it will be delivered above the version.
+            if record
+                .state
+                .end()
+                .is_some_and(|end| rv >= ResourceVersion::cut(end))
+            {
+                continue;
+            }
+            let joined = view.connections.iter().find(|joined| is_of(joined, record));
+            let Some(joined) = joined else {
+                return Err(Error::Unavailable {
+                    cluster: record.name.clone(),
+                    cause: "the watch needs changes of it, and this replica has no connection to it"
+                        .to_owned(),
+                });
+            };
+            let cursor = self.cursor_of(joined, rv, &view).await?;
+            cursors.push(Place {
+                joined: joined.clone(),
+                cursor,
+                last: None,
+            });
+        }
+        Ok(Source::All {
+            version: view.version,
+            cursors,
+            closed,
+        })
     }
 
     async fn cursor_of(
         &mut self,
         joined: &Arc<Joined>,
         rv: ResourceVersion,
+        view: &View,
     ) -> Result<Option<Cursor>, Error> {
         if is_partial(rv) {
             // Who starts from a list that left a cluster out waits with it, and cannot go on once it is back.
-            let complete = self.fleet.backends.iter().all(|joined| joined.is_connected());
+            let complete = view.absent.is_empty() && view.serving.iter().all(|joined| joined.is_connected());
             return if complete {
                 Err(Error::Expired { requested: rv })
             } else {
                 Ok(None)
             };
+        }
+        if view.state(joined).is_some_and(MemberState::serves) && !view.is_open(joined) {
+            // Its own log will say from where on it takes part.
+            return Ok(None);
         }
         match self.fleet.position(joined, rv).await {
             Ok(position) => Ok(Some(Cursor::new(joined.clone(), self.prefix(), position))),
@@ -351,24 +398,23 @@ impl Watching {
             return Ok(());
         };
         let domain = domain.clone();
-        let mut changes: Vec<_> = self
-            .fleet
-            .backends
-            .iter()
-            .map(|joined| joined.changes())
-            .collect();
         let (joined, position) = loop {
+            // Members may come and go: whom to listen to is looked up every time.
+            let mut members = self.fleet.closed_changes();
+            let view = self.fleet.view();
+            let mut changes: Vec<_> = view.connections.iter().map(|joined| joined.changes()).collect();
             let Some(position) = self.position else {
                 return Err(Error::Internal("a watch without a position".to_owned()));
             };
             // Nobody has claimed the domain below what all logs have shown.
-            let closed = self.fleet.closed_epoch();
+            let closed = self.fleet.complete_epoch();
             if let Some(home) = self.fleet.home_after(&domain, position) {
                 break (home.joined, position);
             }
             self.position =
                 Some(closed.map_or(position, |closed| position.max(ResourceVersion::cut(closed))));
-            futures::future::select_all(changes.iter_mut().map(|changes| Box::pin(changes.changed()))).await;
+            let any = changes.iter_mut().chain(std::iter::once(&mut members));
+            futures::future::select_all(any.map(|changes| Box::pin(changes.changed()))).await;
         };
         match self.source_at(joined, domain, position).await {
             Ok(source) => self.state = State::Following(source),
@@ -379,13 +425,17 @@ impl Watching {
     }
 
     async fn next_of_all(&mut self) -> Result<(), Error> {
-        self.place_cursors().await?;
-        let State::Following(Source::All { cursors, closed }) = &mut self.state else {
+        if let State::Following(Source::All { closed, .. }) = &mut self.state {
+            // Whatever changes from here on wakes the watch.
+            closed.mark_seen();
+        }
+        let (released, view) = self.fleet.closed_view();
+        self.meet_members(&view)?;
+        self.place_cursors(&view).await?;
+        let State::Following(Source::All { cursors, closed, .. }) = &mut self.state else {
             return Ok(());
         };
-        closed.mark_seen();
-        let released = self.fleet.closed_epoch();
-        let complete = cursors.iter().all(|(_, cursor)| cursor.is_some());
+        let complete = cursors.iter().all(|place| place.cursor.is_some());
         let Some(released) = released.filter(|_| complete) else {
             if complete {
                 closed.changed().await;
@@ -394,86 +444,156 @@ impl Watching {
             tokio::time::sleep(POSITION_PAUSE).await;
             return Ok(());
         };
-        for (joined, cursor) in cursors.iter_mut() {
-            let Some(cursor) = cursor else { continue };
-            cursor
-                .fill(released_until(&self.fleet, joined, released)?)
-                .await?;
+        for place in cursors.iter_mut() {
+            let until = place.released_until(&self.fleet, released)?;
+            if let Some(cursor) = &mut place.cursor {
+                cursor.fill(until).await?;
+            }
         }
         // Merge: every head is below the closed epoch, and whoever has no head has nothing left below it.
         while self.ready.len() < BATCH_EVENTS_MAX {
-            let heads = cursors.iter().enumerate().filter_map(|(i, (_, cursor))| {
-                let cursor = cursor.as_ref()?;
+            let heads = cursors.iter().enumerate().filter_map(|(i, place)| {
+                let cursor = place.cursor.as_ref()?;
                 Some(cursor.resource_version_of(cursor.head()?).map(|rv| (rv, i)))
             });
             let Some((rv, i)) = heads.collect::<Result<Vec<_>, _>>()?.into_iter().min() else {
                 break;
             };
-            let (joined, Some(cursor)) = &mut cursors[i] else {
+            let place = &mut cursors[i];
+            let Some(entry) = place.cursor.as_mut().and_then(Cursor::pop) else {
                 break;
             };
-            let Some(entry) = cursor.pop() else { break };
             self.position = Some(rv);
-            if let Some(event) = event_of(joined, &self.predicate, &entry)? {
+            if let Some(event) = event_of(&place.joined, &self.predicate, &entry)? {
                 self.ready.push(event);
             }
-            if cursor.head().is_none() && !is_drained_below(joined, Some(cursor), released) {
+            let has_head = place
+                .cursor
+                .as_ref()
+                .is_some_and(|cursor| cursor.head().is_some());
+            if !has_head && !place.is_drained_below(released) {
                 // What comes next of this backend is not read yet: nothing above may pass.
                 return Ok(());
             }
         }
-        let drained = cursors
-            .iter()
-            .all(|(joined, cursor)| is_drained_below(joined, cursor.as_ref(), released));
+        let drained = cursors.iter().all(|place| place.is_drained_below(released));
         if self.ready.is_empty() && drained {
             self.position = self.position.max(Some(ResourceVersion::cut(released)));
+            // Of whoever has left nothing more will come.
+            cursors.retain(|place| place.last.is_none());
             closed.changed().await;
             return Ok(());
         }
         Ok(())
     }
 
+    /// Takes in members that have come since, and marks how far those who went are still read. Nothing is awaited: what
+    /// is released afterwards is released for these members.
+    fn meet_members(&mut self, view: &View) -> Result<(), Error> {
+        let (fleet, position) = (self.fleet.clone(), self.position);
+        let State::Following(Source::All { version, cursors, .. }) = &mut self.state else {
+            return Ok(());
+        };
+        let left = cursors
+            .iter()
+            .any(|place| place.last.is_none() && view.leaves(&place.joined));
+        if *version == view.version && !left {
+            return Ok(());
+        }
+        for place in cursors.iter_mut() {
+            place.last = match view.state(&place.joined) {
+                Some(state) if state.serves() => None,
+                Some(MemberState::Removed { .. }) if fleet.broken(Rule::LeaverIsReadToItsEnd) => {
+                    Some(place.joined.state.lock().log.revision)
+                }
+                // Until its log has shown its end it counts as if it had not left.
+                Some(MemberState::Removed { last }) => last_before(&place.joined, Epoch(last.0 + 1)).ok(),
+                Some(MemberState::Active | MemberState::Leaving) | None => {
+                    let requested = position.unwrap_or(ResourceVersion::cut(Epoch(0)));
+                    return Err(Error::Expired { requested });
+                }
+            };
+        }
+        // Whoever was waited for and went has nothing that this watch still needs, or it cannot be had.
+        for place in cursors.iter().filter(|place| place.cursor.is_none()) {
+            let end = view.state(&place.joined).and_then(MemberState::end);
+            if end.is_some_and(|end| position < Some(ResourceVersion::cut(end))) {
+                return Err(place.joined.unavailable("it went before its changes were read"));
+            }
+        }
+        cursors.retain(|place| place.cursor.is_some() || !view.leaves(&place.joined));
+        for joined in &view.serving {
+            if !cursors.iter().any(|place| Arc::ptr_eq(&place.joined, joined)) {
+                cursors.push(Place {
+                    joined: joined.clone(),
+                    cursor: None,
+                    last: None,
+                });
+            }
+        }
+        *version = view.version;
+        Ok(())
+    }
+
     /// Finds the position of backends that were away.
-    async fn place_cursors(&mut self) -> Result<(), Error> {
+    async fn place_cursors(&mut self, view: &View) -> Result<(), Error> {
         let State::Following(Source::All { cursors, .. }) = &self.state else {
             return Ok(());
         };
         let Some(rv) = self.position else { return Ok(()) };
-        let away: Vec<usize> = (0..cursors.len()).filter(|i| cursors[*i].1.is_none()).collect();
-        for i in away {
-            let State::Following(Source::All { cursors, .. }) = &self.state else {
-                return Ok(());
-            };
-            let joined = cursors[i].0.clone();
-            let cursor = self.cursor_of(&joined, rv).await?;
+        let away = |place: &Place| place.cursor.is_none().then(|| place.joined.clone());
+        for joined in cursors.iter().filter_map(away).collect::<Vec<_>>() {
+            let found = self.cursor_of(&joined, rv, view).await?;
             let State::Following(Source::All { cursors, .. }) = &mut self.state else {
                 return Ok(());
             };
-            cursors[i].1 = cursor;
+            if let Some(place) = cursors
+                .iter_mut()
+                .find(|place| Arc::ptr_eq(&place.joined, &joined))
+            {
+                place.cursor = found;
+            }
         }
         Ok(())
     }
 }
 
-/// The revision up to which the changes of one backend are below the closed epoch.
-fn released_until(fleet: &Fleet, joined: &Joined, closed: Epoch) -> Result<Revision, Error> {
-    let state = joined.state.lock();
-    if fleet.broken(Rule::ReleaseWhenClosed) {
-        return Ok(state.log.revision);
+impl Place {
+    /// The revision up to which the changes of this backend are below the closed epoch.
+    fn released_until(&self, fleet: &Fleet, closed: Epoch) -> Result<Revision, Error> {
+        let state = self.joined.state.lock();
+        if fleet.broken(Rule::ReleaseWhenClosed) {
+            return Ok(state.log.revision);
+        }
+        match (state.log.ticks.cut(closed), self.last) {
+            (Ok(Some(base)), Some(last)) => Ok(last.min(base - 1)),
+            (_, Some(last)) => Ok(last),
+            (Ok(Some(base)), None) => Ok(base - 1),
+            // Another backend has been away for longer than this one remembers.
+            (Ok(None) | Err(_), None) => Err(Error::Expired {
+                requested: ResourceVersion::cut(closed),
+            }),
+        }
     }
-    match state.log.ticks.cut(closed) {
-        Ok(Some(base)) => Ok(base - 1),
-        // Another backend has been away for longer than this one remembers.
-        Ok(None) | Err(_) => Err(Error::Expired {
-            requested: ResourceVersion::cut(closed),
-        }),
+
+    fn is_drained_below(&self, closed: Epoch) -> bool {
+        let cut = self.joined.state.lock().log.ticks.cut(closed);
+        let Some(cursor) = &self.cursor else { return false };
+        match (cut, self.last) {
+            (Ok(Some(base)), last) => cursor.is_drained(last.map_or(base - 1, |last| last.min(base - 1))),
+            (_, Some(last)) => cursor.is_drained(last),
+            (_, None) => false,
+        }
     }
 }
 
-fn is_drained_below(joined: &Joined, cursor: Option<&Cursor>, closed: Epoch) -> bool {
-    let cut = joined.state.lock().log.ticks.cut(closed);
-    let Some(cursor) = cursor else { return false };
-    matches!(cut, Ok(Some(base)) if cursor.is_drained(base - 1))
+/// The last revision below an epoch, by what the log has shown.
+fn last_before(joined: &Joined, end: Epoch) -> Result<Revision, Error> {
+    let cut = joined.state.lock().log.ticks.cut(end);
+    match cut {
+        Ok(Some(base)) => Ok(base - 1),
+        Ok(None) | Err(_) => Err(joined.unavailable("its log was not read up to there")),
+    }
 }
 
 /// The event that a change is for a watcher with this predicate, if it is one.

@@ -107,6 +107,7 @@ impl Fleet {
         while Instant::now() < deadline {
             tries += 1;
             let (joined, owner) = self.backend_for_write(&domain)?;
+            let joined = &joined;
             let Some(clock) = joined.clock_for_write().await? else {
                 self.await_tick(joined).await?;
                 continue;
@@ -154,7 +155,7 @@ impl Fleet {
         )))
     }
 
-    fn backend_for_write(&self, domain: &Domain) -> Result<(&Arc<Joined>, Option<OwnerEntry>), Error> {
+    fn backend_for_write(&self, domain: &Domain) -> Result<(Arc<Joined>, Option<OwnerEntry>), Error> {
         if let Some(sole) = self.sole() {
             return Ok((sole, None));
         }
@@ -163,6 +164,9 @@ impl Fleet {
             .ok_or_else(|| Error::Unplaced(domain.placement_name()))?;
         if owner.record.state != super::OwnerState::Active {
             return Err(Error::Unplaced(domain.placement_name()));
+        }
+        if !self.view().is_open(&joined) {
+            return Err(joined.unavailable("it is not open yet, or has left"));
         }
         Ok((joined, Some(owner)))
     }

@@ -19,6 +19,9 @@ pub(super) async fn writer(world: Shared, mut random: StdRng) {
     while world.writing.get() {
         pause(&mut random, 60).await;
         let object = any_object(&mut random);
+        if world.is_draining(&object.0) {
+            continue;
+        }
         let store = world.store(&mut random);
         let read = if random.random_bool(0.3) {
             Err(Error::NotFound { verified_at: None })
@@ -65,7 +68,11 @@ pub(super) async fn place(world: &Shared, store: &FederatedStore, name: &str, ra
         let mut placements = world.placements.borrow_mut();
         placements.next += 1;
         let generation = placements.next;
-        let slot = Slot(random.random_range(0..world.settings.backends));
+        let slot = match world.settings.decided {
+            true => world.control.any_member(random),
+            false => Some(Slot(random.random_range(0..world.settings.backends))),
+        };
+        let Some(slot) = slot else { return };
         let new = Placement {
             uid: format!("ns-{generation}"),
             slot,
@@ -114,28 +121,38 @@ pub(super) async fn releaser(world: Shared, mut random: StdRng) {
         else {
             continue;
         };
-        if let Ok(mut list) = store.list(&scope(Some(&namespace)), ListOptions::default()).await {
-            while let Ok(Some(batch)) = list.next_batch().await {
-                for object in batch.objects {
-                    let began = world.now();
-                    let result = store.delete(&object).await;
-                    record_delete(&world, &object, began, result);
-                }
+        empty_and_release(&world, &store, &namespace, &placement).await;
+    }
+}
+
+/// Deletes what is in a namespace, and gives the namespace up if nothing is left.
+pub(super) async fn empty_and_release(
+    world: &Shared,
+    store: &FederatedStore,
+    namespace: &str,
+    placement: &Placement,
+) {
+    if let Ok(mut list) = store.list(&scope(Some(namespace)), ListOptions::default()).await {
+        while let Ok(Some(batch)) = list.next_batch().await {
+            for object in batch.objects {
+                let began = world.now();
+                let result = store.delete(&object).await;
+                record_delete(world, &object, began, result);
             }
         }
-        if store
-            .release(&Domain::Namespace(namespace.as_str().into()), &placement.uid)
-            .await
-            .is_ok()
+    }
+    if store
+        .release(&Domain::Namespace(namespace.into()), &placement.uid)
+        .await
+        .is_ok()
+    {
+        let mut placements = world.placements.borrow_mut();
+        if placements
+            .by_name
+            .get(namespace)
+            .is_some_and(|p| p.uid == placement.uid)
         {
-            let mut placements = world.placements.borrow_mut();
-            if placements
-                .by_name
-                .get(&namespace)
-                .is_some_and(|p| p.uid == placement.uid)
-            {
-                placements.by_name.remove(&namespace);
-            }
+            placements.by_name.remove(namespace);
         }
     }
 }

@@ -69,6 +69,7 @@ pub(super) async fn read_truth(world: &Shared) -> Truth {
         read_log(&world.logs[slot].borrow(), slot as u16, &mut truth);
     }
     truth.changes.sort_by_key(|change| change.version);
+    truth.removed = world.control.removed();
     truth
 }
 

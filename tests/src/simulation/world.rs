@@ -1,6 +1,7 @@
 //! What a run consists of: backends, replicas, the placement authority, and the small helpers of all actors.
 
 use super::Settings;
+use super::control::{Control, agent};
 use super::truth::RawLog;
 use crate::history::{History, Nanos, ObjectName};
 use outrigger_storage::backend::embedded::EmbeddedBackend;
@@ -43,6 +44,9 @@ pub(super) struct World {
     pub(super) replicas: RefCell<Vec<FederatedStore>>,
     pub(super) faults: RefCell<Vec<Vec<Arc<Faults>>>>,
     pub(super) placements: RefCell<Placements>,
+    pub(super) control: Control,
+    /// Per replica, its connections to all backends.
+    pub(super) connections: RefCell<Vec<Vec<Member>>>,
     pub(super) history: RefCell<History>,
     pub(super) next_tag: Cell<u64>,
     pub(super) writing: Cell<bool>,
@@ -94,11 +98,24 @@ pub(super) async fn start_replica(world: &Shared, replica: usize, while_away: bo
         config.compact_every = Duration::from_millis(700);
     }
     config.broken = settings.broken;
-    let (store, tasks) = FederatedStore::open(config, members)
-        .await
-        .expect("backends are ours");
+    let opened = if settings.decided {
+        let decision = world.control.read(&mut random);
+        let named = members
+            .iter()
+            .filter(|member| decision.member(member.slot).is_some());
+        let connections = named.cloned().collect();
+        FederatedStore::open_decided(config, decision, connections).await
+    } else {
+        FederatedStore::open(config, members.clone()).await
+    };
+    let (store, tasks) = opened.expect("backends are ours");
+    world.connections.borrow_mut().push(members);
     for task in tasks {
         tokio::task::spawn_local(task.run);
+    }
+    if settings.decided {
+        let random = StdRng::seed_from_u64(seed ^ 0xa6e7);
+        tokio::task::spawn_local(agent(world.clone(), store.clone(), replica, random));
     }
     world.replicas.borrow_mut().push(store);
     world.faults.borrow_mut().push(faults);
@@ -112,6 +129,14 @@ impl World {
     pub(super) fn store(&self, random: &mut StdRng) -> FederatedStore {
         let replicas = self.replicas.borrow();
         replicas[random.random_range(0..replicas.len())].clone()
+    }
+
+    /// Whether the namespace lives on a member that is being emptied.
+    pub(super) fn is_draining(&self, namespace: &str) -> bool {
+        let draining = self.control.draining.borrow();
+        let placements = self.placements.borrow();
+        let placement = placements.by_name.get(namespace);
+        placement.is_some_and(|placement| draining.contains(&placement.slot.0))
     }
 
     pub(super) fn tag(&self) -> u64 {

@@ -1,0 +1,138 @@
+//! The members as this replica acts on them, with their connections. A value that is replaced as a whole.
+//!
+//! It holds no lock and asks nobody; what the logs have shown it reads from the backends' state.
+
+use super::joined::Joined;
+use crate::membership::{MemberRecord, MemberState, Membership};
+use crate::resource_version::{Epoch, Slot};
+use std::sync::Arc;
+
+/// The members and their connections.
+#[derive(Debug)]
+pub(crate) struct View {
+    /// Rises whenever the view is replaced.
+    pub(crate) version: u64,
+    /// Who has left does not count, whatever of its log is unread. Wrong: a test shows that it is noticed.
+    hasty: bool,
+    pub(crate) membership: Membership,
+    /// Every backend that was handed over, in the order of slots: members, those who will be, and those who were.
+    pub(crate) connections: Vec<Arc<Joined>>,
+    /// Members that lists and watches over all namespaces need.
+    pub(crate) serving: Vec<Arc<Joined>>,
+    /// Members that have left, with the last epoch of theirs.
+    pub(crate) removed: Vec<(Arc<Joined>, Epoch)>,
+    /// Members that this replica has no connection to yet: a list of everything is not whole without them.
+    pub(crate) absent: Vec<Absent>,
+}
+
+/// A member that cannot be asked.
+#[derive(Debug)]
+pub(crate) struct Absent {
+    pub(crate) name: String,
+}
+
+impl Absent {
+    pub(crate) fn error(&self) -> crate::Error {
+        crate::Error::Unavailable {
+            cluster: self.name.clone(),
+            cause: "this replica has no connection to it yet".to_owned(),
+        }
+    }
+}
+
+impl View {
+    pub(crate) fn new(
+        version: u64,
+        membership: Membership,
+        connections: Vec<Arc<Joined>>,
+        hasty: bool,
+    ) -> Self {
+        let mut view = Self {
+            version,
+            hasty,
+            membership,
+            connections,
+            serving: Vec::new(),
+            removed: Vec::new(),
+            absent: Vec::new(),
+        };
+        for record in &view.membership.members {
+            let joined = view.connections.iter().find(|joined| is_of(joined, record));
+            match (record.state, joined) {
+                (MemberState::Active | MemberState::Leaving, Some(joined)) => {
+                    view.serving.push(joined.clone())
+                }
+                (MemberState::Active | MemberState::Leaving, None) => view.absent.push(Absent {
+                    name: record.name.clone(),
+                }),
+                (MemberState::Removed { last }, Some(joined)) => view.removed.push((joined.clone(), last)),
+                (MemberState::Removed { .. }, None) => {}
+            }
+        }
+        view
+    }
+
+    /// What the membership says of this backend.
+    pub(crate) fn record(&self, joined: &Joined) -> Option<&MemberRecord> {
+        self.membership
+            .members
+            .iter()
+            .find(|record| is_of(joined, record))
+    }
+
+    /// Its state as a member.
+    pub(crate) fn state(&self, joined: &Joined) -> Option<MemberState> {
+        self.record(joined).map(|record| record.state)
+    }
+
+    /// Whether new namespaces and writes may go to it: it is a member, and its own `members` says that it is open.
+    pub(crate) fn is_open(&self, joined: &Joined) -> bool {
+        self.record(joined).is_some_and(|record| match record.state {
+            MemberState::Active => joined.own_generation() >= record.since,
+            MemberState::Leaving => true,
+            MemberState::Removed { .. } => false,
+        })
+    }
+
+    /// Serving members and those that have left, which are ticked on so that old versions find their place.
+    pub(crate) fn ticked(&self) -> Vec<Arc<Joined>> {
+        let removed = self.removed.iter().map(|(joined, _)| joined);
+        let mut ticked: Vec<_> = self.serving.iter().chain(removed).cloned().collect();
+        ticked.sort_by_key(|joined| joined.slot());
+        ticked
+    }
+
+    /// The lowest clock that the logs of all who count have shown. `None`: one has not shown any.
+    pub(crate) fn lowest_clock(&self) -> Option<Epoch> {
+        if !self.absent.is_empty() {
+            return None;
+        }
+        // Who has left counts until its log has shown all that it ever held.
+        let leaving = self
+            .removed
+            .iter()
+            .filter(|_| !self.hasty)
+            .filter(|(joined, last)| joined.newest_epoch().is_none_or(|seen| seen <= *last))
+            .map(|(joined, _)| joined);
+        let mut lowest = None;
+        for joined in self.serving.iter().chain(leaving) {
+            let seen = joined.newest_epoch()?;
+            lowest = Some(lowest.map_or(seen, |lowest: Epoch| lowest.min(seen)));
+        }
+        lowest
+    }
+
+    /// Whether its changes end somewhere.
+    pub(crate) fn leaves(&self, joined: &Joined) -> bool {
+        self.state(joined).is_none_or(|state| !state.serves())
+    }
+
+    /// The slot's connection, member or not.
+    pub(crate) fn connection(&self, slot: Slot) -> Option<&Arc<Joined>> {
+        self.connections.iter().find(|joined| joined.slot() == slot)
+    }
+}
+
+pub(crate) fn is_of(joined: &Joined, record: &MemberRecord) -> bool {
+    joined.slot() == record.slot && joined.member.uid == record.uid
+}

@@ -1,0 +1,285 @@
+//! Who belongs to the fleet: one object with one generation. Pure.
+//!
+//! It is decided outside, by compare-and-swap (in a cluster by the leader, in an object of the control plane), handed to
+//! every replica's store, and written as key `members` into the backends. Every change here returns the next generation;
+//! what does not fit is refused. It does not know whether anybody can be reached.
+//!
+//! ```text
+//! joined ──▶ Active ──▶ Leaving ──▶ Removed ──▶ (forgotten)
+//!               ▲          │
+//!               └──────────┘ staying
+//! ```
+
+use crate::resource_version::{Epoch, SLOT_MAX, Slot};
+use serde::{Deserialize, Serialize};
+
+/// Who belongs to the fleet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Membership {
+    /// Rises by one with every decision.
+    pub generation: u64,
+    /// In the order of their slots.
+    pub members: Vec<MemberRecord>,
+    /// Resource versions of lower epochs may miss changes of members that are forgotten: `Expired`.
+    #[serde(default)]
+    pub horizon: Epoch,
+}
+
+/// One member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberRecord {
+    /// Its number, written into its identity.
+    pub slot: Slot,
+    /// The cluster's name, for people.
+    pub name: String,
+    /// The cluster's uid, written into its identity.
+    pub uid: String,
+    /// What it is to the fleet.
+    #[serde(default)]
+    pub state: MemberState,
+    /// The generation in which it got this state.
+    #[serde(default)]
+    pub since: u64,
+}
+
+/// What a member is to the fleet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberState {
+    /// It takes part in everything, once its own `members` says so.
+    #[default]
+    Active,
+    /// It takes part, and no namespace is claimed on it any more.
+    Leaving,
+    /// It owned nothing when it left. Its history is still read for resource versions up to then.
+    #[serde(rename_all = "camelCase")]
+    Removed {
+        /// No change of it is above this epoch.
+        last: Epoch,
+    },
+}
+
+impl MemberState {
+    /// Whether lists and watches over all namespaces need it.
+    #[must_use]
+    pub fn serves(self) -> bool {
+        matches!(self, Self::Active | Self::Leaving)
+    }
+
+    /// The epoch below which watches take its changes; `None`: all of them.
+    #[must_use]
+    pub fn end(self) -> Option<Epoch> {
+        match self {
+            Self::Active | Self::Leaving => None,
+            Self::Removed { last } => Some(Epoch(last.0 + 1)),
+        }
+    }
+}
+
+/// Why a decision is refused. Whoever asked for it must act.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MembershipError {
+    /// Slot, name or uid belong to another member, or to one whose history is still retained.
+    #[error("{what} is taken by cluster {by:?}")]
+    Taken {
+        /// What is taken.
+        what: String,
+        /// By whom.
+        by: String,
+    },
+    /// There is no such slot.
+    #[error("slot {0} is above the highest slot {SLOT_MAX}")]
+    NoSuchSlot(u16),
+    /// No member has this slot.
+    #[error("no member has slot {0}")]
+    NotAMember(u16),
+    /// The member's state does not allow it.
+    #[error("cluster {name:?} is {state:?} and cannot be {wanted}")]
+    WrongState {
+        /// The member.
+        name: String,
+        /// Its state.
+        state: MemberState,
+        /// What was asked for.
+        wanted: &'static str,
+    },
+}
+
+impl Membership {
+    /// The member with this slot.
+    #[must_use]
+    pub fn member(&self, slot: Slot) -> Option<&MemberRecord> {
+        self.members.iter().find(|member| member.slot == slot)
+    }
+
+    /// The lowest slot that nobody has; a removed member keeps its slot until it is forgotten.
+    #[must_use]
+    pub fn free_slot(&self) -> Option<Slot> {
+        (0..=SLOT_MAX).map(Slot).find(|slot| self.member(*slot).is_none())
+    }
+
+    /// A new member.
+    ///
+    /// # Errors
+    /// `Taken`, `NoSuchSlot`.
+    pub fn joined(&self, slot: Slot, name: &str, uid: &str) -> Result<Self, MembershipError> {
+        if slot.0 > SLOT_MAX {
+            return Err(MembershipError::NoSuchSlot(slot.0));
+        }
+        for member in &self.members {
+            let taken = [
+                (member.slot == slot, format!("slot {}", slot.0)),
+                (member.name == name, format!("the name {name}")),
+                (member.uid == uid, format!("the uid {uid}")),
+            ];
+            if let Some((_, what)) = taken.into_iter().find(|(taken, _)| *taken) {
+                let by = member.name.clone();
+                return Err(MembershipError::Taken { what, by });
+            }
+        }
+        let mut next = self.next();
+        next.members.push(MemberRecord {
+            slot,
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            state: MemberState::Active,
+            since: next.generation,
+        });
+        next.members.sort_by_key(|member| member.slot);
+        Ok(next)
+    }
+
+    /// No namespace is claimed on it any more; what it owns has to move away.
+    ///
+    /// # Errors
+    /// `NotAMember`, `WrongState`.
+    pub fn leaving(&self, slot: Slot) -> Result<Self, MembershipError> {
+        self.change(slot, "leaving", |state| {
+            (state == MemberState::Active).then_some(MemberState::Leaving)
+        })
+    }
+
+    /// It stays after all.
+    ///
+    /// # Errors
+    /// `NotAMember`, `WrongState`.
+    pub fn staying(&self, slot: Slot) -> Result<Self, MembershipError> {
+        self.change(slot, "staying", |state| {
+            (state == MemberState::Leaving).then_some(MemberState::Active)
+        })
+    }
+
+    /// It has left: `last` is what `FederatedStore::verify_owns_nothing` answered.
+    ///
+    /// # Errors
+    /// `NotAMember`, `WrongState`.
+    pub fn removed(&self, slot: Slot, last: Epoch) -> Result<Self, MembershipError> {
+        self.change(slot, "removed", |state| {
+            (state == MemberState::Leaving).then_some(MemberState::Removed { last })
+        })
+    }
+
+    /// A removed member whose history nobody can ask for any more. Its slot is free.
+    ///
+    /// # Errors
+    /// `NotAMember`, `WrongState`.
+    pub fn forgotten(&self, slot: Slot) -> Result<Self, MembershipError> {
+        let member = self.member(slot).ok_or(MembershipError::NotAMember(slot.0))?;
+        let MemberState::Removed { last } = member.state else {
+            return Err(wrong_state(member, "forgotten"));
+        };
+        let mut next = self.next();
+        next.members.retain(|member| member.slot != slot);
+        next.horizon = next.horizon.max(Epoch(last.0 + 1));
+        Ok(next)
+    }
+
+    fn next(&self) -> Self {
+        Self {
+            generation: self.generation + 1,
+            ..self.clone()
+        }
+    }
+
+    fn change(
+        &self,
+        slot: Slot,
+        wanted: &'static str,
+        to: impl Fn(MemberState) -> Option<MemberState>,
+    ) -> Result<Self, MembershipError> {
+        let mut next = self.next();
+        let generation = next.generation;
+        let member = next
+            .members
+            .iter_mut()
+            .find(|member| member.slot == slot)
+            .ok_or(MembershipError::NotAMember(slot.0))?;
+        let state = to(member.state).ok_or_else(|| wrong_state(member, wanted))?;
+        (member.state, member.since) = (state, generation);
+        Ok(next)
+    }
+}
+
+fn wrong_state(member: &MemberRecord, wanted: &'static str) -> MembershipError {
+    MembershipError::WrongState {
+        name: member.name.clone(),
+        state: member.state,
+        wanted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two() -> Membership {
+        let one = Membership::default().joined(Slot(0), "a", "uid-a").expect("free");
+        one.joined(Slot(1), "b", "uid-b").expect("free")
+    }
+
+    #[test]
+    fn every_decision_is_the_next_generation() {
+        let leaving = two().leaving(Slot(1)).expect("active");
+        let removed = leaving.removed(Slot(1), Epoch(7)).expect("leaving");
+        let forgotten = removed.forgotten(Slot(1)).expect("removed");
+        let generations = [&leaving, &removed, &forgotten].map(|m| m.generation);
+        assert_eq!(generations, [3, 4, 5]);
+        assert_eq!(forgotten.horizon, Epoch(8));
+        assert_eq!(
+            (removed.free_slot(), forgotten.free_slot()),
+            (Some(Slot(2)), Some(Slot(1)))
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let check = |result: Result<Membership, MembershipError>, expect: &str| {
+            assert_eq!(result.expect_err("refused").to_string(), expect);
+        };
+        check(
+            two().joined(Slot(1), "c", "uid-c"),
+            "slot 1 is taken by cluster \"b\"",
+        );
+        check(
+            two().joined(Slot(2), "b", "uid-c"),
+            "the name b is taken by cluster \"b\"",
+        );
+        check(
+            two().joined(Slot(600), "c", "uid-c"),
+            "slot 600 is above the highest slot 511",
+        );
+        check(
+            two().removed(Slot(1), Epoch(1)),
+            "cluster \"b\" is Active and cannot be removed",
+        );
+        check(two().leaving(Slot(5)), "no member has slot 5");
+    }
+
+    #[test]
+    fn the_form_of_the_release_before_is_read() {
+        let old = r#"{"generation":1,"members":[{"slot":0,"name":"a","uid":"u"}]}"#;
+        let read: Membership = serde_json::from_str(old).expect("compatible");
+        assert_eq!(read.members[0].state, MemberState::Active);
+    }
+}
