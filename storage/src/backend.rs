@@ -269,6 +269,22 @@ pub struct BackendStatus {
     pub quota: u64,
 }
 
+/// From so much of its quota on a backend takes no puts that make it grow, in percent: ticks and deletes need the rest.
+pub const FULL_PERCENT: u64 = 90;
+
+impl BackendStatus {
+    /// Whether so much of the quota is in use that nothing may grow any more. Unknown quotas are never used up.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let used = if self.db_size_in_use > 0 {
+            self.db_size_in_use
+        } else {
+            self.db_size
+        };
+        self.quota > 0 && used / FULL_PERCENT >= self.quota / 100
+    }
+}
+
 /// Why a backend did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BackendError {

@@ -70,6 +70,15 @@ impl Change<'_> {
         }
     }
 
+    /// Whether it leaves more behind than was there. (Every put takes room until the state before it is compacted.)
+    fn grows(&self) -> bool {
+        match self {
+            Self::Create(_) => true,
+            Self::Update(before, value) => value.body().len() > before.stored_json().len(),
+            Self::Delete(_) => false,
+        }
+    }
+
     /// The key whose history shows this change's write id.
     fn witness(&self, raw_key: &Bytes) -> Bytes {
         match self {
@@ -108,6 +117,9 @@ impl Fleet {
             tries += 1;
             let (joined, owner) = self.backend_for_write(&domain)?;
             let joined = &joined;
+            if change.grows() && joined.state.lock().status.is_full() {
+                return Err(joined.error(BackendError::NoSpace));
+            }
             let Some(clock) = joined.clock_for_write().await? else {
                 self.await_tick(joined).await?;
                 continue;

@@ -6,5 +6,6 @@ mod embedded;
 mod etcd;
 mod far;
 mod faulty_backend;
+mod full;
 mod model;
 mod round_trips;
