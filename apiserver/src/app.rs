@@ -45,6 +45,7 @@ use outrigger_apiserver::server::routes::Routes;
 use outrigger_apiserver::server::{Server, ServerLimits};
 use outrigger_storage::FederatedStore;
 use outrigger_storage::federated::{Member, Routing, StoreConfig, Task, WallClock};
+use outrigger_storage::membership::Membership;
 use outrigger_storage::metrics::StoreMetrics;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -115,6 +116,8 @@ pub(crate) enum Plane {
         client: Client,
         /// Whose client certificates count there.
         client_cas: watch::Receiver<Arc<ClientCas>>,
+        /// Who belongs to the fleet.
+        membership: Membership,
         /// Which kinds are ours.
         wanted_kinds: watch::Receiver<Wanted>,
         /// What passes without a question to it.
@@ -133,6 +136,16 @@ pub(crate) struct App {
     synced: watch::Receiver<bool>,
     is_ready: Latch,
     tasks: Tasks,
+}
+
+/// Runs tasks until the server ends.
+#[derive(Clone)]
+pub(crate) struct Spawner(Tasks);
+
+impl Spawner {
+    pub(crate) fn spawn(&self, name: &str, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(name, task);
+    }
 }
 
 /// Everything that runs.
@@ -188,7 +201,12 @@ impl App {
                 seed.wrapping_add(1),
             ))
         };
-        let workload = FederatedStore::open(workload_config, members).await?;
+        let workload = match &plane {
+            Plane::Own { .. } => FederatedStore::open(workload_config, members).await?,
+            Plane::Remote { membership, .. } => {
+                FederatedStore::open_decided(workload_config, membership.clone(), members).await?
+            }
+        };
         let workload = tasks.run_store("workload", workload);
         let system = match &plane {
             Plane::Own { system, .. } => {
@@ -360,6 +378,11 @@ impl App {
     /// Runs a task until the server ends.
     pub(crate) fn spawn(&self, name: &str, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(name, task);
+    }
+
+    /// What runs tasks for whoever makes them later.
+    pub(crate) fn spawner(&self) -> Spawner {
+        Spawner(self.tasks.clone())
     }
 
     /// What is served now.

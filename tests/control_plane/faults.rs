@@ -2,6 +2,7 @@
 
 use super::kubectl::application;
 use super::member::Member;
+use outrigger_storage::testing::etcd_server::EtcdServer;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -73,7 +74,7 @@ async fn with_all_backends_down_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn kube_apiserver_restarts() {
+async fn a_cluster_joins_and_kube_apiserver_restarts() {
     let mut member = Member::start(2).await;
     let _ = member.kubectl.ok(&["create", "namespace", "team-a"]);
     let _ = member
@@ -82,14 +83,39 @@ async fn kube_apiserver_restarts() {
     let mut watch = member.kubectl.start(&["get", "apps", "-A", "-w", "-o", "name"]);
     let _ = watch.line(|line| line.contains("web"));
 
+    let south = EtcdServer::start().await;
+    member.join("south", &south);
+    let _ = member.kubectl.eventually(
+        &[
+            "get",
+            "workloadcluster",
+            "south",
+            "-o",
+            "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}",
+        ],
+        |said| said == "True",
+    );
+    // The watch that was there sees what is written to the newcomer.
+    let placement = "apiVersion: outrigger.dev/v1alpha1\nkind: NamespacePlacement\nmetadata: {name: team-s}\nspec: {cluster: south}\n";
+    let _ = member.kubectl.ok_with(&["apply", "-f", "-"], placement);
+    let _ = member.kubectl.ok(&["create", "namespace", "team-s"]);
+    let _ = member.kubectl.eventually(
+        &["get", "workloadcluster", "south", "-o", "jsonpath={.status.slot}"],
+        |said| said == "3",
+    );
+    let _ = member
+        .kubectl
+        .ok_with(&["create", "-f", "-"], &application("team-s", "southern", 1));
+    let _ = watch.line(|line| line.contains("southern"));
+
     member.control_plane.restart().await.expect("kube-apiserver");
     let _ = member
         .kubectl
         .eventually(&["get", "apps", "-A", "-o", "name"], |said| {
-            said.lines().count() == 1
+            said.lines().count() == 2
         });
     let _ = member
         .kubectl
-        .ok_with(&["create", "-f", "-"], &application("team-a", "later", 1));
-    let _ = watch.line(|line| line.contains("later"));
+        .ok_with(&["create", "-f", "-"], &application("team-s", "later", 1));
+    member.etcds.push(south);
 }

@@ -12,6 +12,7 @@ use crate::app::{App, AppConfig, Plane};
 use crate::options::{CertificateSource, ServeConfig, ServiceName};
 use anyhow::{Context, Result, anyhow};
 use clusters::Clusters;
+use fleet::FleetObject;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use objects::StoredObjects;
@@ -62,10 +63,12 @@ pub(crate) async fn run(config: ServeConfig, wall_clock: WallClock) -> Result<()
     let clusters = Clusters {
         client: client.clone(),
         namespace: config.service.namespace.clone(),
+        fleet: FleetObject::new(client.clone(), &config.service.namespace),
         metrics: metrics.clone(),
     };
-    let members = clusters.members().await?;
-    let uids = members.iter().map(|member| member.uid.clone()).collect();
+    let wanted = clusters.wanted().await?;
+    let membership = clusters.join(&wanted).await?;
+    let connections = clusters.connections(&membership, &wanted).await;
     let limits = ServerLimits {
         shutdown_delay: config.shutdown_delay,
         ..ServerLimits::default()
@@ -76,10 +79,11 @@ pub(crate) async fn run(config: ServeConfig, wall_clock: WallClock) -> Result<()
         plane: Plane::Remote {
             client: client.clone(),
             client_cas: client_cas.clone(),
+            membership,
             wanted_kinds,
             always_allow_paths: AlwaysAllowPaths::new(config.always_allow_paths.clone()),
         },
-        members,
+        members: connections,
         metrics,
         list_bytes_max: config.limits.list_bytes_max,
         ring_bytes_max: config.limits.ring_bytes_max,
@@ -138,7 +142,8 @@ pub(crate) async fn run(config: ServeConfig, wall_clock: WallClock) -> Result<()
     };
     app.spawn("registration", outrigger_apiservice::run(registration));
     app.spawn("wanted kinds", tell(kinds, wanted_sender));
-    app.spawn("strangers", clusters.report_strangers(uids));
+    let (spawner, workload) = (app.spawner(), app.workload().clone());
+    app.spawn("members", clusters::follow(clusters, workload, spawner));
 
     let synced = async {
         tokio::time::timeout(START, app.synced())

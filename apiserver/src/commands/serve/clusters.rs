@@ -1,26 +1,28 @@
 //! The workload clusters of `outrigger serve`: WorkloadCluster objects, the Secrets they name, and the backend of each.
 //!
-//! The clusters that there are when the first replica starts are the fleet (`fleet` keeps it); one that comes later is
-//! reported, and not used.
+//! A cluster that appears joins the fleet, one that is deleted leaves it once it owns nothing: each is a decision of
+//! `fleet`, which every replica hands to its store.
 
 use super::super::backends::guarded;
-use super::fleet::{self, Fleet, FleetMember};
+use super::fleet::FleetObject;
+use crate::app::Spawner;
 use anyhow::{Context, Result, anyhow};
-use k8s_openapi::ByteString;
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::DynamicObject;
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use outrigger_apiserver::controllers::backends;
-use outrigger_storage::Slot;
+use outrigger_storage::FederatedStore;
 use outrigger_storage::backend::etcd::{EtcdBackend, EtcdOptions};
 use outrigger_storage::federated::Member;
+use outrigger_storage::membership::{MemberRecord, MemberState, Membership};
 use outrigger_storage::metrics::StoreMetrics;
 use serde::Deserialize;
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often it is looked whether there are clusters, or others than before.
+/// How often the members are looked at, whatever the watch says.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// What is read of a WorkloadCluster's spec.
@@ -51,77 +53,70 @@ fn default_prefix() -> String {
 #[derive(Clone)]
 pub(crate) struct Clusters {
     pub(crate) client: Client,
-    /// The server's own namespace: where the fleet is written down, and where Secrets are that name none.
+    /// The server's own namespace: where Secrets are that name none.
     pub(crate) namespace: String,
+    pub(crate) fleet: FleetObject,
     pub(crate) metrics: StoreMetrics,
 }
 
 impl Clusters {
-    /// The members of the fleet. Waits for the first WorkloadCluster.
-    pub(crate) async fn members(&self) -> Result<Vec<Member>> {
-        let mut said = false;
-        let described = loop {
-            let described = self.described().await?;
-            if !described.is_empty() {
-                break described;
-            }
-            if !std::mem::replace(&mut said, true) {
-                tracing::warn!("there is no WorkloadCluster yet: waiting for the first one (kubectl apply)");
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        };
-        let fleet = fleet::agree(&self.client, &self.namespace, &propose(&described)).await?;
-        let mut members = Vec::new();
-        for member in &fleet.members {
-            let cluster = described
-                .iter()
-                .find(|c| c.uid().as_deref() == Some(member.uid.as_str()));
-            let cluster = cluster.ok_or_else(|| {
-                anyhow!(
-                    "cluster {:?} belongs to the fleet (ConfigMap {}/{}), and its WorkloadCluster is not there: \
-                     its objects would look deleted; apply it again",
-                    member.name,
-                    self.namespace,
-                    fleet::NAME
-                )
-            })?;
-            let connected = self.connect(member, cluster).await;
-            members.push(connected.with_context(|| format!("WorkloadCluster {:?}", member.name))?);
-        }
-        Ok(members)
-    }
-
-    /// Reports WorkloadClusters that do not belong to the fleet. Never ends.
-    pub(crate) async fn report_strangers(self, members: BTreeSet<String>) {
-        let mut known = BTreeSet::new();
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let described = match self.described().await {
-                Ok(described) => described,
-                Err(error) => {
-                    tracing::debug!(error = format!("{error:#}"), "trying again");
-                    continue;
-                }
-            };
-            for cluster in described {
-                let uid = cluster.uid().unwrap_or_default();
-                if !members.contains(&uid) && known.insert(uid) {
-                    tracing::warn!(
-                        cluster = cluster.name_any(),
-                        "it came after the fleet was made and is not used: clusters cannot join a running fleet yet"
-                    );
-                }
-            }
-        }
-    }
-
-    async fn described(&self) -> Result<Vec<DynamicObject>> {
+    /// All WorkloadClusters that are there to stay.
+    pub(crate) async fn wanted(&self) -> Result<Vec<DynamicObject>> {
         let api = Api::<DynamicObject>::all_with(self.client.clone(), &backends::api_resource());
-        let all = api.list(&Default::default()).await;
-        Ok(all.context("WorkloadClusters cannot be listed")?.items)
+        let all = api
+            .list(&Default::default())
+            .await
+            .context("WorkloadClusters cannot be listed")?;
+        let stays = |cluster: &DynamicObject| cluster.metadata.deletion_timestamp.is_none();
+        Ok(all.items.into_iter().filter(stays).collect())
     }
 
-    async fn connect(&self, record: &FleetMember, cluster: &DynamicObject) -> Result<Member> {
+    /// The fleet, once every cluster that is wanted belongs to it.
+    pub(crate) async fn join(&self, wanted: &[DynamicObject]) -> Result<Membership> {
+        let is_new = |membership: &Membership, cluster: &DynamicObject| {
+            let uid = cluster.uid().unwrap_or_default();
+            !membership.members.iter().any(|member| member.uid == uid)
+        };
+        self.fleet
+            .decide(|membership| {
+                let mut next = membership.clone();
+                for cluster in wanted.iter().filter(|cluster| is_new(membership, cluster)) {
+                    let Some(slot) = next.free_slot() else { break };
+                    next = next.joined(slot, &cluster.name_any(), &cluster.uid().unwrap_or_default())?;
+                }
+                Ok((next != *membership).then_some(next))
+            })
+            .await
+    }
+
+    /// Connections to the members that are described. What is wrong with one does not keep the others away.
+    pub(crate) async fn connections(&self, membership: &Membership, wanted: &[DynamicObject]) -> Vec<Member> {
+        let mut connections = Vec::new();
+        for record in membership
+            .members
+            .iter()
+            .filter(|m| !matches!(m.state, MemberState::Removed { .. }))
+        {
+            let described = wanted
+                .iter()
+                .find(|c| c.uid().as_deref() == Some(record.uid.as_str()));
+            let connected = match described {
+                Some(cluster) => self.connect(record, cluster).await,
+                None => Err(anyhow!("its WorkloadCluster is not there")),
+            };
+            match connected {
+                Ok(member) => connections.push(member),
+                Err(error) => tracing::error!(
+                    cluster = record.name,
+                    error = format!("{error:#}"),
+                    "it cannot be connected"
+                ),
+            }
+        }
+        connections
+    }
+
+    async fn connect(&self, record: &MemberRecord, cluster: &DynamicObject) -> Result<Member> {
         let spec = cluster.data.get("spec").cloned().unwrap_or_default();
         let spec: Spec = serde_json::from_value(spec).context("its spec cannot be read")?;
         let secret = match &spec.secret_ref {
@@ -145,7 +140,7 @@ impl Clusters {
         let backend = Arc::new(EtcdBackend::new(&options)?);
         let backend = guarded(backend, &self.metrics, &record.name);
         Ok(Member {
-            slot: Slot(record.slot),
+            slot: record.slot,
             name: record.name.clone(),
             uid: record.uid.clone(),
             backend,
@@ -153,7 +148,10 @@ impl Clusters {
         })
     }
 
-    async fn secret(&self, reference: &SecretRef) -> Result<BTreeMap<String, ByteString>> {
+    async fn secret(
+        &self,
+        reference: &SecretRef,
+    ) -> Result<std::collections::BTreeMap<String, k8s_openapi::ByteString>> {
         let namespace = match reference.namespace.as_str() {
             "" => &self.namespace,
             namespace => namespace,
@@ -166,68 +164,49 @@ impl Clusters {
     }
 }
 
-/// A slot for each: the one that its status says, or else the lowest that is free.
-fn propose(described: &[DynamicObject]) -> Fleet {
-    let said = |cluster: &DynamicObject| {
-        let slot = cluster
-            .data
-            .pointer("/status/slot")
-            .and_then(serde_json::Value::as_u64);
-        slot.and_then(|slot| u16::try_from(slot).ok())
-    };
-    let mut taken: BTreeSet<u16> = described.iter().filter_map(said).collect();
-    let mut members: Vec<FleetMember> = Vec::new();
-    for cluster in described {
-        let kept = said(cluster).filter(|slot| members.iter().all(|member| member.slot != *slot));
-        let free = || {
-            (0..u16::MAX)
-                .find(|slot| !taken.contains(slot))
-                .unwrap_or_default()
-        };
-        let slot = kept.unwrap_or_else(free);
-        taken.insert(slot);
-        members.push(FleetMember {
-            slot,
-            name: cluster.name_any(),
-            uid: cluster.uid().unwrap_or_default(),
-        });
+/// Follows the WorkloadClusters and the decisions about them, and hands both to the store. Never ends.
+pub(crate) async fn follow(clusters: Clusters, store: FederatedStore, spawner: Spawner) {
+    let api = Api::<DynamicObject>::all_with(clusters.client.clone(), &backends::api_resource());
+    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            // Decisions of other replicas come with the next look.
+            _ = ticks.tick() => {}
+            event = events.next() => match event {
+                Some(Ok(watcher::Event::Init | watcher::Event::InitApply(_))) => continue,
+                Some(Ok(_)) => {}
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "the watch of WorkloadClusters is opened again");
+                    continue;
+                }
+                None => return,
+            }
+        }
+        if let Err(error) = clusters.look(&store, &spawner).await {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the members of the fleet could not be looked at, trying again"
+            );
+        }
     }
-    members.sort_by_key(|member| member.slot);
-    Fleet { members }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn check(said: &[Option<u64>], expect: &[u16]) {
-        let described: Vec<DynamicObject> = said
-            .iter()
-            .enumerate()
-            .map(|(i, slot)| {
-                let mut cluster = DynamicObject::new(&format!("c{i}"), &backends::api_resource());
-                cluster.metadata.uid = Some(format!("uid-{i}"));
-                cluster.data = json!({"status": {"slot": slot}});
-                cluster
-            })
-            .collect();
-        let fleet = propose(&described);
-        let slot_of = |i: usize| {
-            fleet
-                .members
-                .iter()
-                .find(|m| m.uid == format!("uid-{i}"))
-                .map(|m| m.slot)
+impl Clusters {
+    async fn look(&self, store: &FederatedStore, spawner: &Spawner) -> Result<()> {
+        let wanted = self.wanted().await?;
+        let membership = self.join(&wanted).await?;
+        let connected = store.clusters();
+        let is_new = |record: &&MemberRecord| !connected.iter().any(|cluster| cluster.uid == record.uid);
+        let missing = Membership {
+            members: membership.members.iter().filter(is_new).cloned().collect(),
+            ..membership.clone()
         };
-        let slots: Vec<u16> = (0..said.len()).filter_map(slot_of).collect();
-        assert_eq!(slots, expect, "{said:?}");
-    }
-
-    #[test]
-    fn a_cluster_keeps_its_slot() {
-        check(&[None, None, None], &[0, 1, 2]);
-        check(&[None, Some(0), None], &[1, 0, 2]);
-        check(&[Some(7), None, Some(7)], &[7, 0, 1]);
+        let connections = self.connections(&missing, &wanted).await;
+        for task in store.hand_over(membership, connections) {
+            spawner.spawn(&format!("workload store: {}", task.name), task.run);
+        }
+        Ok(())
     }
 }
