@@ -24,6 +24,10 @@ use tokio::sync::Semaphore;
 /// How long a replica waits at most rather than choose an epoch ahead of now.
 const EPOCH_WAIT_MAX: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether the logs show where a domain lived, and the pause between.
+const HOME_TRIES_MAX: usize = 20;
+const HOME_PAUSE: Duration = Duration::from_millis(100);
+
 /// All backends and what they share.
 pub(crate) struct Fleet {
     pub(crate) config: StoreConfig,
@@ -175,6 +179,10 @@ impl Fleet {
             joined.state.lock().log.ring.resize(ring_bytes);
         }
         let membership = membership.unwrap_or_else(|| closed.view.membership.clone());
+        // Snapshots from now on do not ask who has left, so they lie above all of its changes.
+        for end in membership.members.iter().filter_map(|member| member.state.end()) {
+            self.saw_epoch(end);
+        }
         let hasty = self.broken(Rule::LeaverIsReadToItsEnd);
         closed.view = Arc::new(View::new(closed.view.version + 1, membership, connections, hasty));
         Self::advance(closed);
@@ -285,6 +293,46 @@ impl Fleet {
             joined: joined.clone(),
             until,
         })
+    }
+
+    /// Like [`Fleet::home_after`], unless a log that was not read so far may know of an older home (seeds 1313, 2356).
+    pub(crate) fn settled_home_after(
+        &self,
+        domain: &Domain,
+        version: ResourceVersion,
+    ) -> Result<Option<Home>, Error> {
+        let home = self.home_after(domain, version);
+        let since = home.as_ref().map(|home| match home.until {
+            // It came before it went.
+            Some(until) => until.version,
+            None => home.joined.owner_since(domain),
+        });
+        let lives_there = since.is_some_and(|since| since <= version);
+        if lives_there && home.as_ref().is_some_and(|home| !home.joined.is_forgotten(version)) {
+            return Ok(home);
+        }
+        self.check_not_forgotten(version)?;
+        // Where it lived between the version and that home is below the epoch of its claim there.
+        let up_to = since.unwrap_or(version).epoch();
+        self.view().unread(up_to).map_or(Ok(home), Err)
+    }
+
+    /// The same, with a while for the logs to come so far.
+    pub(crate) async fn await_home_after(
+        &self,
+        domain: &Domain,
+        version: ResourceVersion,
+    ) -> Result<Option<Home>, Error> {
+        for _ in 0..HOME_TRIES_MAX {
+            match self.settled_home_after(domain, version) {
+                Err(Error::Unavailable { .. }) => {
+                    self.rounds.request();
+                    tokio::time::sleep(HOME_PAUSE).await;
+                }
+                settled => return settled,
+            }
+        }
+        self.settled_home_after(domain, version)
     }
 
     /// The only backend of a store without owners.

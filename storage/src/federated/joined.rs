@@ -465,6 +465,16 @@ impl Joined {
         })
     }
 
+    /// From where on its log shows this backend as the owner of `domain`; what is before the retained history is zero.
+    pub(crate) fn owner_since(&self, domain: &Domain) -> ResourceVersion {
+        let state = self.state.lock();
+        let since = state.log.owners.owner(domain).and_then(|owner| {
+            let clock = state.log.ticks.in_force_at(owner.revision)?;
+            clock.resource_version(owner.revision, self.slot())
+        });
+        since.unwrap_or(ResourceVersion::cut(Epoch(0)))
+    }
+
     /// The claim of `domain` here that is not confirmed.
     pub(crate) fn claim(&self, domain: &Domain) -> Option<OwnerEntry> {
         self.state

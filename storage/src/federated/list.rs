@@ -296,7 +296,7 @@ impl Fleet {
         self.check_not_forgotten(rv)?;
         // Its home at that version may be another one than its home now.
         for _ in 0..ROUTE_TRIES_MAX {
-            let home = self.home_after(domain, rv).map(|home| home.joined);
+            let home = self.await_home_after(domain, rv).await?.map(|home| home.joined);
             let Some(joined) = home.clone().or_else(|| located.clone()) else {
                 return Ok(View {
                     resource_version: rv,
@@ -401,9 +401,11 @@ impl Fleet {
         let (closed, members) = self.closed_view();
         let closed = closed?;
         let resource_version = ResourceVersion::cut(closed);
+        // What is closed may be older than the departure of a member (seed 1023).
+        let holders = members.holders(closed)?;
         if rv.is_some_and(|rv| resource_version < rv)
             || !members.absent.is_empty()
-            || !members.serving.iter().all(|joined| joined.is_connected())
+            || !holders.iter().all(|joined| joined.is_connected())
         {
             return None;
         }
@@ -415,7 +417,7 @@ impl Fleet {
                 first: None,
             })
         };
-        let parts = members.serving.iter().map(part).collect::<Option<Vec<_>>>()?;
+        let parts = holders.iter().map(part).collect::<Option<Vec<_>>>()?;
         Some(View {
             resource_version,
             parts,
@@ -431,15 +433,14 @@ impl Fleet {
             missing: Vec::new(),
         };
         let members = self.view();
-        if rv.epoch() < members.membership.horizon {
+        // Who has left since then is read as it was then.
+        let Some(holders) = members.holders(rv.epoch()) else {
             return Err(Error::Expired { requested: rv });
-        }
+        };
         for absent in &members.absent {
             leave_out(absent, missing, &mut view)?;
         }
-        // Who has left since then is read as it was then.
-        let left = members.removed.iter().filter(|(_, last)| rv.epoch() <= *last);
-        for joined in members.serving.iter().chain(left.map(|(joined, _)| joined)) {
+        for joined in &holders {
             match self.position(joined, rv).await {
                 Ok(at) => view.parts.push(Part {
                     joined: joined.clone(),

@@ -21,6 +21,8 @@ pub(crate) struct View {
     pub(crate) serving: Vec<Arc<Joined>>,
     /// Members that have left, with the last epoch of theirs.
     pub(crate) removed: Vec<(Arc<Joined>, Epoch)>,
+    /// The last epochs of members that have left and that this replica has no connection to.
+    gone: Vec<Epoch>,
     /// Members that this replica has no connection to yet: a list of everything is not whole without them.
     pub(crate) absent: Vec<Absent>,
 }
@@ -54,6 +56,7 @@ impl View {
             connections,
             serving: Vec::new(),
             removed: Vec::new(),
+            gone: Vec::new(),
             absent: Vec::new(),
         };
         for record in &view.membership.members {
@@ -66,10 +69,21 @@ impl View {
                     name: record.name.clone(),
                 }),
                 (MemberState::Removed { last }, Some(joined)) => view.removed.push((joined.clone(), last)),
-                (MemberState::Removed { .. }, None) => {}
+                (MemberState::Removed { last }, None) => view.gone.push(last),
             }
         }
         view
+    }
+
+    /// Who holds what a snapshot below `epoch` shows: serving members, and those that have left since. `None`: it cannot be
+    /// had any more.
+    pub(crate) fn holders(&self, epoch: Epoch) -> Option<Vec<Arc<Joined>>> {
+        if epoch < self.membership.horizon || self.gone.iter().any(|last| epoch <= *last) {
+            return None;
+        }
+        let left = self.removed.iter().filter(|(_, last)| epoch <= *last);
+        let left = left.map(|(joined, _)| joined);
+        Some(self.serving.iter().chain(left).cloned().collect())
     }
 
     /// What the membership says of this backend.
@@ -120,6 +134,18 @@ impl View {
             lowest = Some(lowest.map_or(seen, |lowest: Epoch| lowest.min(seen)));
         }
         lowest
+    }
+
+    /// Why it is not known what all members held below an epoch: a log was not read so far.
+    pub(crate) fn unread(&self, up_to: Epoch) -> Option<crate::Error> {
+        let serving = self.serving.iter().map(|joined| (joined, up_to));
+        let removed = self.removed.iter().map(|(joined, last)| (joined, up_to.min(Epoch(last.0 + 1))));
+        let mut known = serving.chain(removed);
+        let unread = known.find(|(joined, up_to)| joined.newest_epoch().is_none_or(|seen| seen < *up_to));
+        let unread = unread.map(|(joined, _)| {
+            joined.unavailable("its log was not read so far, and the namespace may have lived there")
+        });
+        unread.or_else(|| self.absent.first().map(Absent::error))
     }
 
     /// Whether its changes end somewhere.

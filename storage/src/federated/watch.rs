@@ -235,7 +235,7 @@ impl Watching {
         // A round, if the routing table does not know the domain: an owner that exists is then known.
         self.fleet.locate(&domain).await?;
         self.fleet.check_not_forgotten(rv)?;
-        match self.fleet.home_after(&domain, rv) {
+        match self.fleet.await_home_after(&domain, rv).await? {
             Some(home) => self.source_at(home.joined, domain, rv).await,
             None => Ok(Source::Nobody { domain }),
         }
@@ -408,8 +408,15 @@ impl Watching {
             };
             // Nobody has claimed the domain below what all logs have shown.
             let closed = self.fleet.complete_epoch();
-            if let Some(home) = self.fleet.home_after(&domain, position) {
-                break (home.joined, position);
+            match self.fleet.settled_home_after(&domain, position) {
+                Ok(Some(home)) => break (home.joined, position),
+                Ok(None) => {}
+                Err(error @ Error::Expired { .. }) => return Err(error),
+                Err(_) => {
+                    self.fleet.rounds.request();
+                    tokio::time::sleep(POSITION_PAUSE).await;
+                    continue;
+                }
             }
             self.position =
                 Some(closed.map_or(position, |closed| position.max(ResourceVersion::cut(closed))));
@@ -445,7 +452,11 @@ impl Watching {
             return Ok(());
         };
         for place in cursors.iter_mut() {
-            let until = place.released_until(&self.fleet, released)?;
+            let Some(until) = place.released_until(&self.fleet, released)? else {
+                // A newcomer whose log has not come as far as the others' (seed 916).
+                tokio::time::sleep(POSITION_PAUSE).await;
+                return Ok(());
+            };
             if let Some(cursor) = &mut place.cursor {
                 cursor.fill(until).await?;
             }
@@ -479,8 +490,8 @@ impl Watching {
         let drained = cursors.iter().all(|place| place.is_drained_below(released));
         if self.ready.is_empty() && drained {
             self.position = self.position.max(Some(ResourceVersion::cut(released)));
-            // Of whoever has left nothing more will come.
-            cursors.retain(|place| place.last.is_none());
+            // Of whoever has left nothing more comes once its end was read; the others may still be behind that (seed 460).
+            cursors.retain(|place| !place.is_finished());
             closed.changed().await;
             return Ok(());
         }
@@ -514,15 +525,18 @@ impl Watching {
                 }
             };
         }
-        // Whoever was waited for and went has nothing that this watch still needs, or it cannot be had.
-        for place in cursors.iter().filter(|place| place.cursor.is_none()) {
+        // Whoever was waited for and went is waited for on, unless this watch needs nothing of it.
+        let needed = |place: &Place| {
             let end = view.state(&place.joined).and_then(MemberState::end);
-            if end.is_some_and(|end| position < Some(ResourceVersion::cut(end))) {
-                return Err(place.joined.unavailable("it went before its changes were read"));
-            }
-        }
-        cursors.retain(|place| place.cursor.is_some() || !view.leaves(&place.joined));
-        for joined in &view.serving {
+            end.is_none_or(|end| position < Some(ResourceVersion::cut(end)))
+        };
+        cursors.retain(|place| place.cursor.is_some() || needed(place));
+        // Who came and went before this replica heard of it is read as well (seed 1961).
+        let Some(holders) = position.map_or(Some(Vec::new()), |rv| view.holders(rv.epoch())) else {
+            let requested = position.unwrap_or(ResourceVersion::cut(Epoch(0)));
+            return Err(Error::Expired { requested });
+        };
+        for joined in &holders {
             if !cursors.iter().any(|place| Arc::ptr_eq(&place.joined, joined)) {
                 cursors.push(Place {
                     joined: joined.clone(),
@@ -559,21 +573,27 @@ impl Watching {
 }
 
 impl Place {
-    /// The revision up to which the changes of this backend are below the closed epoch.
-    fn released_until(&self, fleet: &Fleet, closed: Epoch) -> Result<Revision, Error> {
+    /// The revision up to which the changes of this backend are below the closed epoch; `None`: its log does not say yet.
+    fn released_until(&self, fleet: &Fleet, closed: Epoch) -> Result<Option<Revision>, Error> {
         let state = self.joined.state.lock();
         if fleet.broken(Rule::ReleaseWhenClosed) {
-            return Ok(state.log.revision);
+            return Ok(Some(state.log.revision));
         }
         match (state.log.ticks.cut(closed), self.last) {
-            (Ok(Some(base)), Some(last)) => Ok(last.min(base - 1)),
-            (_, Some(last)) => Ok(last),
-            (Ok(Some(base)), None) => Ok(base - 1),
+            (Ok(Some(base)), Some(last)) => Ok(Some(last.min(base - 1))),
+            (_, Some(last)) => Ok(Some(last)),
+            (Ok(base), None) => Ok(base.map(|base| base - 1)),
             // Another backend has been away for longer than this one remembers.
-            (Ok(None) | Err(_), None) => Err(Error::Expired {
+            (Err(_), None) => Err(Error::Expired {
                 requested: ResourceVersion::cut(closed),
             }),
         }
+    }
+
+    /// Whether the backend has left and everything that it ever held was taken.
+    fn is_finished(&self) -> bool {
+        let ended = |(last, cursor): (Revision, &Cursor)| cursor.is_drained(last);
+        self.last.zip(self.cursor.as_ref()).is_some_and(ended)
     }
 
     fn is_drained_below(&self, closed: Epoch) -> bool {
