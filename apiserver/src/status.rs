@@ -318,7 +318,11 @@ impl ApiError {
             }
             E::InvalidContinue(_) => Self::bad_request(error.to_string()),
             E::TooLarge { .. } => Self::request_entity_too_large(error.to_string()).about(resource, name),
-            E::Unplaced(_) | E::Unavailable { .. } | E::OwnerUnknown { .. } | E::Foreign { .. } => {
+            E::Unplaced(_)
+            | E::Unavailable { .. }
+            | E::OwnerUnknown { .. }
+            | E::Foreign { .. }
+            | E::Restored { .. } => {
                 Self::service_unavailable(error.to_string(), RETRY_AFTER_SECONDS).about(resource, name)
             }
             E::Full { .. } => Self::new(507, "InsufficientStorage", error.to_string()).about(resource, name),

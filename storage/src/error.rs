@@ -74,6 +74,19 @@ pub enum Error {
         /// Whose it should be.
         expected: String,
     },
+    /// A backend that is older than it was: restored from a backup, or wiped. It is refused: what was acknowledged since
+    /// would look deleted.
+    #[error(
+        "cluster {cluster:?} was restored from a backup or wiped ({found}, and was at {seen}): it is refused until its data is back"
+    )]
+    Restored {
+        /// The cluster's name.
+        cluster: String,
+        /// What it shows.
+        found: String,
+        /// What was seen of it before.
+        seen: String,
+    },
     /// The backend's disk quota is (almost) used up.
     #[error("cluster {cluster:?} has no space left for objects")]
     Full {

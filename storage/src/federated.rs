@@ -26,7 +26,7 @@ mod view;
 mod watch;
 mod write;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Revision};
 use crate::continue_token::ContinueToken;
 use crate::key::{Domain, Key, Resource};
 use crate::membership::{MemberRecord, MemberState, Membership};
@@ -35,6 +35,7 @@ use crate::{Epoch, Error, Object, ResourceVersion, SealedObject, SelectionPredic
 use fleet::Fleet;
 use futures::future::BoxFuture;
 use joined::Joined;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +52,17 @@ pub struct Member {
     pub backend: Arc<dyn Backend>,
     /// Nobody else uses it, so that we may compact it.
     pub exclusive: bool,
+    /// What was last seen of it, as it was recorded outside of it. A backend below that is refused ([`Error::Restored`]).
+    pub seen: Option<Seen>,
+}
+
+/// How far a backend has been seen. A backend never falls behind it, unless it was restored from a backup, or wiped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Seen {
+    /// Its clock.
+    pub epoch: Epoch,
+    /// The revision of its store.
+    pub revision: Revision,
 }
 
 /// How keys find their backend.
@@ -367,6 +379,10 @@ pub struct ClusterStatus {
     pub open: bool,
     /// Whether its log is being followed and its last tick was answered.
     pub reachable: bool,
+    /// How far it has been seen: to be recorded outside of it. `None`: never.
+    pub seen: Option<Seen>,
+    /// It is older than it was: restored from a backup, or wiped. Nothing is read from it or written to it.
+    pub restored: bool,
     /// Namespaces it owns.
     pub namespaces: u64,
     /// What it last said of its sizes.

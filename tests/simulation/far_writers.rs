@@ -58,6 +58,7 @@ async fn open(round_trip: Duration, metrics: &StoreMetrics) -> (FederatedStore, 
             uid: format!("uid-{slot}"),
             backend,
             exclusive: true,
+            seen: None,
         }
     };
     let members: Vec<Member> = (0..CLUSTERS).map(member).collect();

@@ -181,6 +181,7 @@ async fn system_member(folder: &DataFolder, fleet: &str) -> Result<Member> {
         uid: format!("{fleet}-system"),
         backend: Arc::new(backend),
         exclusive: true,
+        seen: None,
     })
 }
 

@@ -14,6 +14,8 @@ use tracing::{debug, info, warn};
 
 /// How often the store is asked.
 const EVERY: Duration = Duration::from_secs(5);
+/// How often it is written down how far a backend was seen. A backup that is younger than that cannot be told from it.
+const SEEN_EVERY_EPOCHS: u64 = 15_000 / outrigger_storage::clock::EPOCH_MILLIS;
 /// A size that changed by less is not news, as a part of the size.
 const SIZE_STEP: u64 = 10;
 
@@ -157,7 +159,14 @@ fn desired(old: &Value, cluster: &ClusterStatus, generation: i64, now_ms: u64) -
             new.insert(field.to_owned(), size.into());
         }
     }
+    if let Some(seen) = cluster.seen.filter(|_| !cluster.restored) {
+        let before = old["lastSeen"]["epoch"].as_u64().unwrap_or_default();
+        if before + SEEN_EVERY_EPOCHS <= seen.epoch.0 {
+            new.insert("lastSeen".to_owned(), json!(seen));
+        }
+    }
     let (status, reason, message) = match (cluster.reachable, &cluster.problem) {
+        (false, Some(problem)) if cluster.restored => ("False", "Restored", problem.clone()),
         (true, _) => (
             "True",
             "Answers",
@@ -175,21 +184,41 @@ fn desired(old: &Value, cluster: &ClusterStatus, generation: i64, now_ms: u64) -
         .and_then(Value::as_array)
         .cloned()
         .unwrap_or_default();
-    let before = conditions.iter().find(|c| c["type"] == "Ready");
-    let since = before
-        .filter(|c| c["status"] == status)
-        .and_then(|c| c.get("lastTransitionTime"))
-        .cloned();
-    let condition = json!({
-        "type": "Ready", "status": status, "reason": reason, "message": message,
-        "observedGeneration": generation,
-        "lastTransitionTime": since.unwrap_or_else(|| timestamp(now_ms).into()),
-    });
-    conditions.retain(|c| c["type"] != "Ready");
-    conditions.push(condition);
+    let mut put = |kind: &str, status: &str, reason: &str, message: &str| {
+        let before = conditions.iter().find(|c| c["type"] == kind);
+        let since = before
+            .filter(|c| c["status"] == status)
+            .and_then(|c| c.get("lastTransitionTime"))
+            .cloned();
+        let condition = json!({
+            "type": kind, "status": status, "reason": reason, "message": message,
+            "observedGeneration": generation,
+            "lastTransitionTime": since.unwrap_or_else(|| timestamp(now_ms).into()),
+        });
+        conditions.retain(|c| c["type"] != kind);
+        conditions.push(condition);
+    };
+    put("Ready", status, reason, &message);
+    match (&cluster.problem, cluster.restored) {
+        (Some(problem), true) => put("Restored", "True", "OlderThanSeen", problem),
+        _ => put(
+            "Restored",
+            "False",
+            "AsSeen",
+            "The backend is not older than it was.",
+        ),
+    }
+    match cluster.status.is_full() {
+        true => put("Full", "True", "QuotaAlmostUsed", FULL),
+        false => put("Full", "False", "EnoughSpace", "There is space for objects."),
+    }
     new.insert("conditions".to_owned(), conditions.into());
     new.into()
 }
+
+/// What the condition Full says.
+const FULL: &str = "From 90 % of its quota the backend takes only deletions and updates that do not grow. Delete objects, \
+                    compact and defragment the etcd, or raise its quota.";
 
 /// A time as Kubernetes writes it.
 pub(crate) fn timestamp(ms: u64) -> String {
@@ -202,9 +231,10 @@ pub(crate) fn timestamp(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use outrigger_storage::Slot;
     use outrigger_storage::backend::BackendStatus;
+    use outrigger_storage::federated::Seen;
     use outrigger_storage::membership::MemberState;
+    use outrigger_storage::{Epoch, Slot};
 
     fn cluster(reachable: bool, db_size: u64) -> ClusterStatus {
         ClusterStatus {
@@ -214,6 +244,8 @@ mod tests {
             membership: Some(MemberState::Active),
             open: true,
             reachable,
+            seen: None,
+            restored: false,
             namespaces: 7,
             status: BackendStatus {
                 version: "3.6.1".to_owned(),
@@ -257,8 +289,32 @@ mod tests {
 
     #[test]
     fn conditions_of_others_stay() {
-        let old = json!({"conditions": [{"type": "Full", "status": "False"}]});
+        let old = json!({"conditions": [{"type": "Slow", "status": "False"}]});
         let status = desired(&old, &cluster(true, 1), 1, 0);
-        assert_eq!(status["conditions"].as_array().map(Vec::len), Some(2));
+        assert_eq!(status["conditions"].as_array().map(Vec::len), Some(4));
+    }
+
+    #[test]
+    fn how_far_it_was_seen_is_written_down_now_and_then_and_never_of_a_restored_one() {
+        let check = |old: &Value, epoch: u64, restored: bool| {
+            let mut cluster = cluster(!restored, 1);
+            cluster.seen = Some(Seen {
+                epoch: Epoch(epoch),
+                revision: 7,
+            });
+            cluster.restored = restored;
+            desired(old, &cluster, 1, 0)
+        };
+        let first = check(&Value::Null, 1000, false);
+        assert_eq!(first["lastSeen"], json!({"epoch": 1000, "revision": 7}));
+        assert_eq!(check(&first, 1599, false)["lastSeen"], first["lastSeen"]);
+        assert_eq!(check(&first, 1600, false)["lastSeen"]["epoch"], 1600);
+        let restored = check(&first, 2000, true);
+        assert_eq!(restored["lastSeen"], first["lastSeen"]);
+        let ready = &restored["conditions"][0];
+        assert_eq!(
+            (&ready["reason"], &ready["status"]),
+            (&json!("Restored"), &json!("False"))
+        );
     }
 }

@@ -106,6 +106,7 @@ impl Fleet {
             uid: format!("uid-{name}"),
             backend: backend.clone(),
             exclusive: true,
+            seen: None,
         };
         self.clusters.iter().enumerate().map(member).collect()
     }
@@ -136,6 +137,7 @@ impl Api {
             uid: "uid-system".to_owned(),
             backend: fleet.system.clone(),
             exclusive: true,
+            seen: None,
         };
         let system = store(Routing::Sole, vec![system], seed).await;
         let workload = store(Routing::Owned, fleet.members(), seed).await;

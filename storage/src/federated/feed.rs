@@ -4,12 +4,15 @@
 //! The first act on a connection is to see whose backend it is, the second a tick. It releases nothing to anybody: it
 //! only moves the state forward and wakes those who wait.
 
+use super::Seen;
 use super::fleet::Fleet;
-use super::joined::{Joined, State};
+use super::joined::{CALL_DEADLINE, Joined, State};
 use super::members;
 use super::ring::LogEntry;
 use crate::Error;
-use crate::backend::{BackendError, BackendEvent, Compare, Op, Range, Revision, Txn, WatchRequest};
+use crate::backend::{
+    BackendError, BackendEvent, Compare, Op, OpResponse, Range, Revision, Txn, WatchRequest,
+};
 use crate::clock::{Clock, ClockHistory, decode_epoch};
 use crate::event::FrameCache;
 use crate::key::{self, Domain};
@@ -147,9 +150,43 @@ impl Fleet {
         Ok(())
     }
 
-    /// Whether the backend answers and is ours.
+    /// Whether the backend answers, is ours, and as far as it was.
     pub(crate) async fn check(&self, joined: &Arc<Joined>) -> Result<(), Error> {
+        if let Some(seen) = joined.must_be_at() {
+            self.check_not_restored(joined, seen).await?;
+        }
         self.check_identity(joined).await
+    }
+
+    /// Refuses a backend that is older than it was. Before anything is written to it.
+    async fn check_not_restored(&self, joined: &Arc<Joined>, seen: Seen) -> Result<(), Error> {
+        let read = [Range::key(key::IDENTITY), Range::key(key::CLOCK)];
+        // Not `Joined::call`, which does not let such answers pass.
+        let answer = tokio::time::timeout(CALL_DEADLINE, joined.member.backend.txn(Txn::read(read))).await;
+        let answer = answer
+            .map_err(|_| joined.unavailable("no answer in time"))?
+            .map_err(|e| joined.error(e))?;
+        let revision = answer.revision;
+        let mut values = answer.responses.into_iter().map(OpResponse::into_range);
+        let mut value = || values.next().and_then(|range| range.kvs.into_iter().next());
+        let (identity, clock) = (value(), value());
+        let epoch = clock.and_then(|kv| decode_epoch(&kv.value));
+        let found = match (identity, epoch) {
+            (None, _) | (_, None) => "it holds nothing of ours".to_owned(),
+            (Some(_), Some(epoch)) if epoch < seen.epoch || revision < seen.revision => {
+                format!("it is at epoch {}, revision {revision}", epoch.0)
+            }
+            (Some(_), Some(_)) => {
+                joined.state.lock().restored = false;
+                return Ok(());
+            }
+        };
+        joined.state.lock().restored = true;
+        Err(Error::Restored {
+            cluster: joined.member.name.clone(),
+            found,
+            seen: format!("epoch {}, revision {}", seen.epoch.0, seen.revision),
+        })
     }
 
     /// Everything before the watch: identity, tick, members, owners, clock history.
@@ -161,7 +198,7 @@ impl Fleet {
             .await
             .map_err(|e| joined.error(e))?;
         joined.state.lock().status = status;
-        self.check_identity(joined).await?;
+        self.check(joined).await?;
         self.read_clock(joined).await?;
         let epoch = self.next_epoch(Epoch(0)).await?;
         self.tick(joined, epoch).await?;

@@ -308,7 +308,11 @@ impl Fleet {
             None => home.joined.owner_since(domain),
         });
         let lives_there = since.is_some_and(|since| since <= version);
-        if lives_there && home.as_ref().is_some_and(|home| !home.joined.is_forgotten(version)) {
+        if lives_there
+            && home
+                .as_ref()
+                .is_some_and(|home| !home.joined.is_forgotten(version))
+        {
             return Ok(home);
         }
         self.check_not_forgotten(version)?;

@@ -5,7 +5,7 @@
 
 use super::ring::Ring;
 use super::view::View;
-use super::{ClusterStatus, Member, Routing};
+use super::{ClusterStatus, Member, Routing, Seen};
 use crate::backend::{
     BackendError, BackendEvent, BackendStatus, Compare, Condition, KeyValue, Op, Range, Revision, Txn,
     TxnResponse, WatchRequest,
@@ -61,6 +61,8 @@ pub(crate) struct State {
     pub(crate) connected: bool,
     /// Why it is not.
     pub(crate) problem: Option<String>,
+    /// It was found older than it was.
+    pub(crate) restored: bool,
     /// Its newest clock, from answers and from the log.
     pub(crate) clock: Option<Clock>,
     /// Its highest revision that any answer showed, and when the request of that answer was sent.
@@ -106,11 +108,22 @@ pub(crate) struct Ticked {
     pub(crate) moved: bool,
 }
 
+impl State {
+    /// How far it was seen.
+    pub(crate) fn seen(&self) -> Option<Seen> {
+        self.clock.map(|clock| Seen {
+            epoch: clock.epoch,
+            revision: self.revision,
+        })
+    }
+}
+
 impl Joined {
     pub(crate) fn new(member: Member, metrics: Arc<BackendMetrics>) -> Self {
         let state = State {
             connected: false,
             problem: Some("not connected yet".to_owned()),
+            restored: false,
             clock: None,
             revision: 0,
             verified: None,
@@ -180,6 +193,8 @@ impl Joined {
             membership,
             open,
             reachable: state.connected,
+            seen: state.seen(),
+            restored: state.restored,
             namespaces: state.owners.len() as u64,
             status: state.status.clone(),
             problem: state.problem.clone(),
@@ -188,6 +203,18 @@ impl Joined {
 
     pub(crate) fn slot(&self) -> Slot {
         self.member.slot
+    }
+
+    /// How far it must be, by what was recorded outside of it and what was seen since.
+    pub(crate) fn must_be_at(&self) -> Option<Seen> {
+        let seen = self.state.lock().seen();
+        match (self.member.seen, seen) {
+            (Some(recorded), Some(seen)) => Some(Seen {
+                epoch: recorded.epoch.max(seen.epoch),
+                revision: recorded.revision.max(seen.revision),
+            }),
+            (recorded, seen) => recorded.or(seen),
+        }
     }
 
     /// Changes the state and wakes whoever waits for changes.
@@ -235,6 +262,14 @@ impl Joined {
     /// Carries out a transaction within [`CALL_DEADLINE`].
     pub(crate) async fn call(&self, txn: Txn) -> Result<TxnResponse, BackendError> {
         let sent = Instant::now();
+        let known = {
+            let state = self.state.lock();
+            if state.restored {
+                let cause = state.problem.clone().unwrap_or_default();
+                return Err(BackendError::Unavailable { cause, sent: false });
+            }
+            state.revision
+        };
         let answer = tokio::time::timeout(CALL_DEADLINE, self.member.backend.txn(txn)).await;
         let response = match answer {
             Ok(answer) => answer?,
@@ -246,6 +281,16 @@ impl Joined {
             }
         };
         let mut state = self.state.lock();
+        // An answer is never older than what was known when it was asked for, unless it is another store's.
+        if response.revision < known {
+            return Err(BackendError::Unavailable {
+                cause: format!(
+                    "it is at revision {}, and was at {known}: restored from a backup, or wiped",
+                    response.revision
+                ),
+                sent: true,
+            });
+        }
         state.revision = state.revision.max(response.revision);
         state.verified = state.verified.max(Some(sent));
         Ok(response)

@@ -139,7 +139,10 @@ impl View {
     /// Why it is not known what all members held below an epoch: a log was not read so far.
     pub(crate) fn unread(&self, up_to: Epoch) -> Option<crate::Error> {
         let serving = self.serving.iter().map(|joined| (joined, up_to));
-        let removed = self.removed.iter().map(|(joined, last)| (joined, up_to.min(Epoch(last.0 + 1))));
+        let removed = self
+            .removed
+            .iter()
+            .map(|(joined, last)| (joined, up_to.min(Epoch(last.0 + 1))));
         let mut known = serving.chain(removed);
         let unread = known.find(|(joined, up_to)| joined.newest_epoch().is_none_or(|seen| seen < *up_to));
         let unread = unread.map(|(joined, _)| {

@@ -20,6 +20,7 @@ async fn store() -> (FederatedStore, JoinSet<()>) {
         uid: format!("uid-{i}"),
         backend: Arc::new(EmbeddedBackend::in_memory()),
         exclusive: true,
+        seen: None,
     });
     let config = StoreConfig::new("fleet", Routing::Owned, clock, 1);
     let (store, tasks) = FederatedStore::open(config, members.collect())

@@ -63,6 +63,7 @@ pub(crate) async fn open(far: &Far) -> (FederatedStore, StoreConfig, JoinSet<()>
         uid: format!("uid-{i}"),
         backend: far.backend(usize::from(i)),
         exclusive: true,
+        seen: None,
     });
     let (store, tasks) = FederatedStore::open(config.clone(), members.collect())
         .await

@@ -38,6 +38,7 @@ async fn from_nine_tenths_of_its_quota_on_nothing_grows_and_deletes_make_room() 
         uid: "uid-0".to_owned(),
         backend,
         exclusive: true,
+        seen: None,
     };
     let (store, tasks) = FederatedStore::open(config, vec![member]).await.expect("ours");
     for task in tasks {

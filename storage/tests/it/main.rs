@@ -8,4 +8,5 @@ mod far;
 mod faulty_backend;
 mod full;
 mod model;
+mod restored;
 mod round_trips;

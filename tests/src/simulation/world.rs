@@ -74,6 +74,7 @@ pub(super) async fn start_replica(world: &Shared, replica: usize, while_away: bo
             name,
             backend: faulty,
             exclusive: settings.compaction,
+            seen: None,
         });
         faults.push(control);
     }

@@ -15,7 +15,7 @@ use kube::{Api, Client, ResourceExt};
 use outrigger_apiserver::controllers::backends;
 use outrigger_storage::FederatedStore;
 use outrigger_storage::backend::etcd::{EtcdBackend, EtcdOptions};
-use outrigger_storage::federated::Member;
+use outrigger_storage::federated::{Member, Seen};
 use outrigger_storage::membership::{MemberRecord, MemberState, Membership};
 use outrigger_storage::metrics::StoreMetrics;
 use serde::Deserialize;
@@ -137,6 +137,13 @@ impl Clusters {
             prefix: spec.prefix,
             ..EtcdOptions::default()
         };
+        let seen = cluster
+            .data
+            .get("status")
+            .and_then(|status| status.get("lastSeen"));
+        let seen = seen
+            .map(|seen| Seen::deserialize(seen).context("its status.lastSeen cannot be read"))
+            .transpose()?;
         let backend = Arc::new(EtcdBackend::new(&options)?);
         let backend = guarded(backend, &self.metrics, &record.name);
         Ok(Member {
@@ -145,6 +152,7 @@ impl Clusters {
             uid: record.uid.clone(),
             backend,
             exclusive: spec.exclusive,
+            seen,
         })
     }
 

@@ -67,6 +67,7 @@ pub(crate) async fn open(
             uid: cluster.uid.clone(),
             backend,
             exclusive,
+            seen: None,
         });
     }
     Ok(members)
