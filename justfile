@@ -37,11 +37,11 @@ rbac namespace="outrigger-system" account="outrigger":
 sim seeds="1000":
     OUTRIGGER_SEEDS={{ seeds }} tests/run --only simulation
 
-# Measure list, create, memory or all; kube-apiserver and bare etcd in the same run (just bench memory --objects 300000)
+# Measure list, create, memory or all, kube-apiserver and bare etcd in the same run, or aggregator (just bench memory --objects 300000)
 bench name *args:
     #!/usr/bin/env bash
     set -euo pipefail
-    assets=$(tests/assets/get etcd kube-apiserver | tail -n 1)
+    assets=$(tests/assets/get etcd kubectl kube-apiserver kube-controller-manager | tail -n 1)
     cargo build --release --locked -p outrigger-apiserver
     target=$(cargo metadata --format-version 1 --no-deps --locked | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
     OUTRIGGER_ASSETS=$assets OUTRIGGER_BIN=$target/release/outrigger \

@@ -1,9 +1,11 @@
 //! What Outrigger costs, beside kube-apiserver and bare etcd with the same objects in the same run.
 //!
-//! `bench list|create|memory|all [--objects N] [--namespaces N] [--runs N] [--no-kube-apiserver]`. It needs the release build
-//! of `outrigger` (`OUTRIGGER_BIN`), etcd and kube-apiserver (`OUTRIGGER_ASSETS`). Everything listens on loopback, and ends
+//! `bench list|create|memory|all|aggregator [--objects N] [--namespaces N] [--runs N] [--no-kube-apiserver]`. It needs the release build
+//! of `outrigger` (`OUTRIGGER_BIN`), etcd and kube-apiserver (`OUTRIGGER_ASSETS`), and for `aggregator`, which is by itself,
+//! kube-controller-manager and kubectl. Everything listens on loopback, and ends
 //! with the bench. It knows no targets: it prints what it saw, and what the issue asked for beside it.
 
+mod aggregator;
 mod bare_etcd;
 mod load;
 mod measure;
@@ -28,6 +30,8 @@ struct Options {
     namespaces: usize,
     runs: usize,
     kube_apiserver: bool,
+    /// Outrigger behind kube-apiserver, and nothing else.
+    aggregator: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,14 +60,14 @@ async fn main() -> Result<()> {
 
 impl Options {
     fn parse(mut args: impl Iterator<Item = String>) -> Result<Self> {
-        const USAGE: &str =
-            "bench list|create|memory|all [--objects N] [--namespaces N] [--runs N] [--no-kube-apiserver]";
+        const USAGE: &str = "bench list|create|memory|all|aggregator [--objects N] [--namespaces N] [--runs N] [--no-kube-apiserver]";
         let mut options = Self {
             benches: Vec::new(),
             objects: 29_000,
             namespaces: 690,
             runs: 5,
             kube_apiserver: true,
+            aggregator: false,
         };
         while let Some(arg) = args.next() {
             let mut number = || -> Result<usize> {
@@ -77,6 +81,7 @@ impl Options {
                 "list" => options.benches.push(Bench::List),
                 "create" => options.benches.push(Bench::Create),
                 "memory" => options.benches.push(Bench::Memory),
+                "aggregator" => options.aggregator = true,
                 "all" => options
                     .benches
                     .extend([Bench::Create, Bench::List, Bench::Memory]),
@@ -87,7 +92,7 @@ impl Options {
                 _ => bail!("{arg:?} is unknown. {USAGE}"),
             }
         }
-        if options.benches.is_empty() {
+        if options.benches.is_empty() != options.aggregator {
             bail!("{USAGE}");
         }
         options.namespaces = options.namespaces.min(options.objects);
@@ -103,6 +108,9 @@ impl Options {
 
 async fn run(options: &Options) -> Result<()> {
     let data = Dataset::new(SEED, options.namespaces, options.objects);
+    if options.aggregator {
+        return aggregator::run(&data, options.runs).await;
+    }
     let mut etcds = Vec::new();
     for _ in CLUSTERS {
         etcds.push(EtcdServer::start().await);

@@ -11,9 +11,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 /// All Applications.
-const ALL: &str = "/apis/paas.example.com/v1/applications";
+pub(crate) const ALL: &str = "/apis/paas.example.com/v1/applications";
 /// Clients that list at once.
-const LISTERS: usize = 8;
+pub(crate) const LISTERS: usize = 8;
 /// How long one list may take.
 const LIST_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a server is left alone before its memory is looked at.
@@ -79,8 +79,7 @@ async fn list_once(client: &RawClient) -> Result<u64> {
 pub(crate) async fn memory(kubeconfig: &Path, pid: u32, runs: usize, objects: usize) -> Result<()> {
     sleep(REST).await;
     let start = resident(pid)?;
-    // "5": the peak is that of now.
-    let is_reset = fs::write(format!("/proc/{pid}/clear_refs"), "5").is_ok();
+    let is_reset = reset_peak(pid);
     let began = Instant::now();
     let mut bytes = 0;
     for _ in 0..runs {
@@ -115,6 +114,18 @@ pub(crate) async fn memory(kubeconfig: &Path, pid: u32, runs: usize, objects: us
         bytes as f64 / 1e6 / seconds
     ));
     Ok(())
+}
+
+/// The most that a process had since its start, or since its peak was made that of now; this makes it so.
+pub(crate) fn take_peak(pid: u32) -> Result<u64> {
+    let peak = resident(pid)?.peak;
+    reset_peak(pid);
+    Ok(peak)
+}
+
+fn reset_peak(pid: u32) -> bool {
+    // "5": the peak is that of now.
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").is_ok()
 }
 
 /// Resident memory in bytes.

@@ -42,6 +42,9 @@ pub struct Answer {
     pub body: Bytes,
 }
 
+/// A body that nobody keeps.
+pub struct Stream(Incoming);
+
 /// A body that is read as it comes.
 pub struct Lines {
     body: Incoming,
@@ -212,12 +215,31 @@ impl RawClient {
     /// # Errors
     /// When the answer is not a success, or the body is cut.
     pub async fn drain(&self, path: &str) -> Result<u64> {
-        let mut response = self.send(Method::GET, path, &[], Vec::new()).await?;
+        self.stream(path).await?.read(u64::MAX).await
+    }
+
+    /// GET of a body that is read as fast as the caller likes.
+    ///
+    /// # Errors
+    /// When the answer is not a success.
+    pub async fn stream(&self, path: &str) -> Result<Stream> {
+        let response = self.send(Method::GET, path, &[], Vec::new()).await?;
         if !response.status().is_success() {
             bail!("{path}: {}", response.status());
         }
+        Ok(Stream(response.into_body()))
+    }
+}
+
+impl Stream {
+    /// Reads so many bytes at least, and forgets them; how many. Fewer at the end alone.
+    ///
+    /// # Errors
+    /// When the body is cut.
+    pub async fn read(&mut self, wanted: u64) -> Result<u64> {
         let mut bytes = 0;
-        while let Some(frame) = response.body_mut().frame().await {
+        while bytes < wanted {
+            let Some(frame) = self.0.frame().await else { break };
             bytes += frame?.data_ref().map_or(0, |data| data.len() as u64);
         }
         Ok(bytes)
