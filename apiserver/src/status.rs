@@ -12,6 +12,9 @@ use serde::Serialize;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+/// What whoever runs the server has to do first.
+const NO_CLUSTER: &str = "no WorkloadCluster has joined yet: kubectl apply one";
+
 /// An API error: a `Status` with `status: Failure`, and what its HTTP response carries besides.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -325,6 +328,7 @@ impl ApiError {
             | E::Restored { .. } => {
                 Self::service_unavailable(error.to_string(), RETRY_AFTER_SECONDS).about(resource, name)
             }
+            E::NoMembers => Self::service_unavailable(NO_CLUSTER, RETRY_AFTER_SECONDS).about(resource, name),
             E::Full { .. } => Self::new(507, "InsufficientStorage", error.to_string()).about(resource, name),
             E::UnknownOutcome { .. } | E::Deadline(_) => {
                 Self::timeout(error.to_string(), 1).about(resource, name)

@@ -56,6 +56,9 @@ pub enum Error {
         /// What was seen.
         cause: String,
     },
+    /// The fleet has no member that this replica knows of: nobody can tell what there is, and nothing can be stored.
+    #[error("no cluster has joined the fleet yet")]
+    NoMembers,
     /// No owner was found among the backends that answered, and some did not. The placement decides.
     #[error("the owner of {domain} is not known while {missing:?} cannot be reached")]
     OwnerUnknown {

@@ -494,6 +494,13 @@ impl FederatedStore {
         self.fleet.view().membership.clone()
     }
 
+    /// Whether this replica knows of any member. Until then every verb fails with `NoMembers`, but for lists over all
+    /// namespaces that may leave clusters out: those are empty.
+    #[must_use]
+    pub fn has_members(&self) -> bool {
+        self.fleet.check_has_members().is_ok()
+    }
+
     /// Whether a member whose own `members` says `Leaving` owns nothing any more: then `Some`, with the epoch that
     /// [`Membership::removed`] takes. `None`: it still owns something, or does not know yet that it leaves.
     ///

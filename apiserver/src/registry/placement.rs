@@ -17,6 +17,7 @@ use super::read::is_terminating;
 use crate::status::ApiError;
 use outrigger_storage::federated::{Claim, ClusterStatus, OwnerState};
 use outrigger_storage::key::Domain;
+use outrigger_storage::membership::MemberState;
 use outrigger_storage::placement::{Candidate, choose};
 use outrigger_storage::{Error, FederatedStore};
 use serde_json::{Value, json};
@@ -84,6 +85,9 @@ impl Placement {
             });
         }
         let cluster = self.cluster(domain, spec(&value, "cluster"))?;
+        if !confirmed && self.give_up_if_it_leaves(domain, &cluster, &value).await? {
+            return Ok(Placed::TryAgain);
+        }
         if placed_uid != uid {
             let message = format!(
                 "{} is still being removed from cluster {:?} after its deletion",
@@ -112,7 +116,14 @@ impl Placement {
             generation,
             slot: cluster.slot,
         };
-        self.claim(&claim, &cluster.name, value, confirmed).await?;
+        // Its cluster takes no claims any more, and holds this one.
+        let has_begun = cluster.membership != Some(MemberState::Active)
+            && self
+                .workload
+                .owner(domain)
+                .is_some_and(|owner| owner.slot == cluster.slot);
+        self.claim(&claim, &cluster.name, value, confirmed, has_begun)
+            .await?;
         Ok(Placed::TryAgain)
     }
 
@@ -123,8 +134,9 @@ impl Placement {
         cluster: &str,
         placement: Unstructured,
         confirmed: bool,
+        has_begun: bool,
     ) -> Result<(), ApiError> {
-        let begun = match confirmed {
+        let begun = match confirmed || has_begun {
             true => self.workload.resume_claim(claim).await,
             false => self.workload.begin_claim(claim).await,
         };
@@ -169,21 +181,55 @@ impl Placement {
         Err(ApiError::service_unavailable(message, RETRY_AFTER_SECONDS))
     }
 
+    /// A decision for a cluster that has begun to leave before the claim: it takes none any more, so the decision is made
+    /// anew. A claim that was begun there before is finished; what an administrator has decided stays.
+    async fn give_up_if_it_leaves(
+        &self,
+        domain: &Domain,
+        cluster: &ClusterStatus,
+        placement: &Unstructured,
+    ) -> Result<bool, ApiError> {
+        let leaves = matches!(
+            cluster.membership,
+            Some(MemberState::Leaving | MemberState::Removed { .. })
+        );
+        let has_begun = self
+            .workload
+            .owner(domain)
+            .is_some_and(|owner| owner.slot == cluster.slot);
+        if !leaves || has_begun {
+            return Ok(false);
+        }
+        if spec(placement, "namespaceUID").is_empty() {
+            let message = format!(
+                "{} is placed on cluster {:?}, which takes no namespaces because it leaves the fleet",
+                domain.placement_name(),
+                cluster.name
+            );
+            return Err(ApiError::service_unavailable(message, RETRY_AFTER_SECONDS));
+        }
+        self.control_plane.delete_placement(placement).await?;
+        Ok(true)
+    }
+
     /// Chooses a cluster and writes it down. `None`: somebody else did.
     async fn decide(&self, domain: &Domain, uid: &str) -> Result<Option<Unstructured>, ApiError> {
         let clusters = self.workload.clusters();
         let candidates: Vec<Candidate<'_>> = clusters
             .iter()
-            .filter(|c| c.reachable)
+            .filter(|c| c.reachable && c.open && c.membership == Some(MemberState::Active))
             .map(|c| Candidate {
                 name: &c.name,
                 weight: 1,
                 load: c.namespaces,
             })
             .collect();
+        if !self.workload.has_members() {
+            return Err(about(Error::NoMembers));
+        }
         let Some(cluster) = choose(domain, uid, &candidates) else {
             let message = format!(
-                "no cluster can take {}: none of {} can be reached",
+                "no cluster can take {}: none of {} takes namespaces and can be reached",
                 domain.placement_name(),
                 clusters.len()
             );

@@ -67,11 +67,15 @@ impl Registry {
             limit,
             missing,
         };
+        // Nobody is left out here: there is nobody, and people are to be told what to do about it.
+        if extent.extent == Extent::AllNamespaces && !store.has_members() {
+            return Err(scope.storage_error(Error::NoMembers));
+        }
         match store.list(&extent, options.clone()).await {
-            Err(Error::OwnerUnknown { missing, .. }) => {
+            Err(error @ (Error::OwnerUnknown { .. } | Error::NoMembers)) => {
                 self.0
                     .placement
-                    .check_nobody_owns(&scope_domain(&extent), &missing)
+                    .check_nobody_owns(&scope_domain(&extent), missing_of(&error))
                     .await?;
                 // Nobody owns the namespace: the snapshot of all others is the one that it is empty in.
                 let (extent, options) = empty_list(&extent, options);
@@ -111,12 +115,12 @@ impl Registry {
         {
             Ok(watch) => Ok(Ok(watch)),
             Err(error @ Error::Expired { .. }) if from_version => Ok(Err(scope.storage_error(error))),
-            Err(Error::OwnerUnknown { missing, domain }) => {
+            Err(error @ Error::OwnerUnknown { .. }) => {
                 self.0
                     .placement
-                    .check_nobody_owns(&scope_domain(&extent), &missing)
+                    .check_nobody_owns(&scope_domain(&extent), missing_of(&error))
                     .await?;
-                Err(scope.storage_error(Error::OwnerUnknown { missing, domain }))
+                Err(scope.storage_error(error))
             }
             Err(error) => Err(scope.storage_error(error)),
         }
@@ -126,10 +130,10 @@ impl Registry {
     pub(super) async fn current(&self, scope: &RequestScope) -> Result<Object, ApiError> {
         let key = scope.key();
         match self.store(&scope.definition)?.get(&key).await {
-            Err(Error::OwnerUnknown { missing, .. }) => {
+            Err(error @ (Error::OwnerUnknown { .. } | Error::NoMembers)) => {
                 self.0
                     .placement
-                    .check_nobody_owns(&key.domain(), &missing)
+                    .check_nobody_owns(&key.domain(), missing_of(&error))
                     .await?;
                 Err(scope.not_found())
             }
@@ -142,6 +146,14 @@ impl Registry {
     pub(super) async fn namespace(&self, name: &str) -> Result<Unstructured, ApiError> {
         let namespace = self.0.control_plane.namespace(name).await?;
         namespace.ok_or_else(|| namespace_not_found(name))
+    }
+}
+
+/// The clusters that did not say whether they own a namespace.
+fn missing_of(error: &Error) -> &[String] {
+    match error {
+        Error::OwnerUnknown { missing, .. } => missing,
+        _ => &[],
     }
 }
 

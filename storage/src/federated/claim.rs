@@ -118,6 +118,7 @@ impl Fleet {
         let owners: Vec<Arc<Joined>> = match self.route(domain) {
             Some((owner, _)) => vec![owner],
             None => match view.absent.first() {
+                None if view.serving.is_empty() => return Err(Error::NoMembers),
                 Some(absent) => return Err(absent.error()),
                 None => view.serving.clone(),
             },

@@ -206,6 +206,16 @@ impl Fleet {
         }
     }
 
+    /// `NoMembers` while this replica knows of none. There may be one that it has not heard of, and nobody has a clock that
+    /// an answer could be dated by, so "nothing there" would be a guess.
+    pub(crate) fn check_has_members(&self) -> Result<(), Error> {
+        let view = self.view();
+        match view.serving.is_empty() && view.absent.is_empty() {
+            true => Err(Error::NoMembers),
+            false => Ok(()),
+        }
+    }
+
     pub(crate) fn by_slot(&self, slot: Slot) -> Option<Arc<Joined>> {
         let view = self.view();
         let joined = view.serving.iter().find(|joined| joined.slot() == slot);

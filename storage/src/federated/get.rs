@@ -79,6 +79,7 @@ impl Fleet {
             if let Some((joined, _)) = self.route(domain) {
                 return Ok(Located::Owned(joined));
             }
+            self.check_has_members()?;
             let snapshot = self.rounds.snapshot().await?;
             let found = self.owners_at(domain, &snapshot).await;
             let owned = found.iter().any(|(_, owner)| {

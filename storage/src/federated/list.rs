@@ -15,7 +15,7 @@ use crate::backend::{BackendError, OpResponse, Range, Revision, Txn};
 use crate::clock::Position;
 use crate::continue_token::ContinueToken;
 use crate::key::{self, Domain, prefix_end};
-use crate::resource_version::{SLOT_MAX, Slot};
+use crate::resource_version::{Epoch, SLOT_MAX, Slot};
 use crate::{Error, Object, ResourceVersion, SelectionPredicate};
 use futures::future::BoxFuture;
 use std::collections::VecDeque;
@@ -100,6 +100,10 @@ impl Fleet {
         scope: &Scope,
         options: ListOptions,
     ) -> Result<Listing, Error> {
+        let leaves_out = options.missing == Missing::Allow && matches!(scope.extent, Extent::AllNamespaces);
+        if !leaves_out {
+            self.check_has_members()?;
+        }
         let parts = if matches!(scope.extent, Extent::AllNamespaces) {
             self.view().serving.len().max(1)
         } else {
@@ -339,6 +343,15 @@ impl Fleet {
 
     /// All backends.
     async fn wide_view(self: &Arc<Self>, options: &ListOptions) -> Result<View, Error> {
+        if self.check_has_members().is_err() {
+            // The lowest version that no object has: going on from it delivers everything there will be, or is 410.
+            return Ok(View {
+                resource_version: ResourceVersion::new(Epoch(1), 0, PARTIAL_SLOT)
+                    .map_err(|e| Error::Internal(e.to_string()))?,
+                parts: Vec::new(),
+                missing: Vec::new(),
+            });
+        }
         match &options.version {
             ListVersion::MostRecent => self.view_of_round(options.missing).await,
             ListVersion::Any => match self.recent_view(None) {

@@ -97,6 +97,7 @@ impl Fleet {
         predicate: SelectionPredicate,
         start: WatchStart,
     ) -> Result<Watching, Error> {
+        self.check_has_members()?;
         let wide = matches!(scope.extent, Extent::AllNamespaces) && self.sole().is_none();
         let guard = wide.then(|| {
             self.wide_watches.fetch_add(1, Ordering::SeqCst);

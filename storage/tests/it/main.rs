@@ -3,6 +3,7 @@
 mod claims;
 mod cut_lines;
 mod embedded;
+mod empty_fleet;
 mod etcd;
 mod far;
 mod faulty_backend;
