@@ -60,7 +60,7 @@ use tracing::Instrument;
 /// How long a write may take, retries included.
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long history is kept, and how often it is compacted.
-const RETENTION: Duration = Duration::from_secs(10 * 60);
+pub(crate) const RETENTION: Duration = Duration::from_secs(10 * 60);
 const COMPACT_EVERY: Duration = Duration::from_secs(5 * 60);
 /// What lists and rings of the system store may hold, in bytes: its objects are few.
 const SYSTEM_LIST_BYTES_MAX: usize = 8 << 20;
@@ -118,6 +118,8 @@ pub(crate) enum Plane {
         client_cas: watch::Receiver<Arc<ClientCas>>,
         /// Who belongs to the fleet.
         membership: Membership,
+        /// What became of the clusters' settings.
+        settings: watch::Receiver<Arc<backends::Settings>>,
         /// Which kinds are ours.
         wanted_kinds: watch::Receiver<Wanted>,
         /// What passes without a question to it.
@@ -327,7 +329,10 @@ impl App {
                 client
             }
             Plane::Remote {
-                client, wanted_kinds, ..
+                client,
+                wanted_kinds,
+                settings,
+                ..
             } => {
                 let kinds =
                     distributed_kinds::run(client.clone(), wanted_kinds, served_sender, synced_sender);
@@ -340,7 +345,8 @@ impl App {
                     let gone = placements::run(client.clone(), namespaces, placements, workload.clone());
                     tasks.spawn("placements", gone);
                 }
-                let clusters = backends::run(client, Vec::new(), workload.clone(), wall_clock);
+                let store = workload.clone();
+                let clusters = backends::run(client, Vec::new(), settings, store, wall_clock);
                 tasks.spawn("backends", clusters);
                 // What is ours is deleted here, not through the control plane: nobody grants us rights there for that.
                 Client::new(Loopback::new(chain.clone()), "default")
@@ -466,7 +472,15 @@ impl Tasks {
         } = &definitions;
         let finish = namespaces::run(client.clone(), served.clone(), store.clone(), wall_clock.clone());
         let collect = garbage_collector::run(client.clone(), served);
-        let clusters = backends::run(client.clone(), described, store.clone(), wall_clock.clone());
+        // Flags do not change.
+        let settings = watch::channel(Arc::default()).1;
+        let clusters = backends::run(
+            client.clone(),
+            described,
+            settings,
+            store.clone(),
+            wall_clock.clone(),
+        );
         self.spawn("namespaces", finish);
         self.spawn("garbage collector", collect);
         self.spawn("backends", clusters);

@@ -2,6 +2,7 @@
 //! clusters, two replicas behind a balancer, and through the aggregator kubectl and programs as users have them.
 
 mod faults;
+mod fleet;
 mod garbage;
 mod kube_rs;
 mod kubectl;

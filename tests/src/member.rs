@@ -44,12 +44,17 @@ fn deploy(path: &str) -> PathBuf {
 impl Member {
     /// Everything runs, and the Application kind is Outrigger's.
     pub async fn start(replicas: usize) -> Self {
+        Self::start_with(replicas, &CLUSTERS).await
+    }
+
+    /// The same with these workload clusters.
+    pub async fn start_with(replicas: usize, clusters: &[&str]) -> Self {
         let mut control_plane = ControlPlane::start(Rights::Rbac).await.expect("a control plane");
         control_plane.start_controllers().expect("controllers");
         let kubectl = Kubectl::new(&control_plane.kubeconfig());
         let balancer = Balancer::start().await;
         let mut etcds = Vec::new();
-        for _ in CLUSTERS {
+        for _ in clusters {
             etcds.push(EtcdServer::start().await);
         }
         let mut member = Self {
@@ -60,7 +65,7 @@ impl Member {
             account: PathBuf::new(),
             control_plane,
         };
-        member.prepare();
+        member.prepare(clusters);
         for _ in 0..replicas {
             member.add_replica().await;
         }
@@ -69,7 +74,7 @@ impl Member {
     }
 
     /// Our kinds, our namespace, the Service, the clusters.
-    fn prepare(&mut self) {
+    fn prepare(&mut self, clusters: &[&str]) {
         let crds = deploy("crds");
         let _ = self.kubectl.ok(&["apply", "-f", &crds.display().to_string()]);
         let _ = self.kubectl.ok(&[
@@ -105,7 +110,7 @@ impl Member {
         let token = self.kubectl.ok(&token);
         let account = self.control_plane.kubeconfig_of("outrigger", token.trim());
         self.account = account.expect("a kubeconfig");
-        for (name, etcd) in CLUSTERS.iter().zip(&self.etcds) {
+        for (name, etcd) in clusters.iter().zip(&self.etcds) {
             self.join(name, etcd);
         }
     }

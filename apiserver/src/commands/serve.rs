@@ -4,14 +4,17 @@
 //! what has to survive is in the control plane and in the clusters.
 
 mod clusters;
+mod connections;
+mod departures;
 mod fleet;
 mod objects;
 
 use super::process;
-use crate::app::{App, AppConfig, Plane};
+use crate::app::{App, AppConfig, Plane, RETENTION};
 use crate::options::{CertificateSource, ServeConfig, ServiceName};
 use anyhow::{Context, Result, anyhow};
 use clusters::Clusters;
+use connections::Connections;
 use fleet::FleetObject;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -26,6 +29,7 @@ use outrigger_certs::{Carried, Certificates, CertificatesConfig};
 use outrigger_storage::federated::WallClock;
 use outrigger_storage::metrics::StoreMetrics;
 use rustls::crypto::CryptoProvider;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,15 +64,19 @@ pub(crate) async fn run(config: ServeConfig, wall_clock: WallClock) -> Result<()
     let (tls_sender, tls) = watch::channel(Arc::new(first));
 
     let metrics = StoreMetrics::default();
-    let clusters = Clusters {
+    let (leads, is_leader) = watch::channel(false);
+    let (settings_sender, settings) = watch::channel(Arc::default());
+    let mut clusters = Clusters {
         client: client.clone(),
-        namespace: config.service.namespace.clone(),
         fleet: FleetObject::new(client.clone(), &config.service.namespace),
-        metrics: metrics.clone(),
+        connections: Connections::new(client.clone(), &config.service.namespace, metrics.clone()),
+        is_leader: is_leader.clone(),
+        retention: RETENTION,
+        wall_clock: wall_clock.clone(),
+        settings: settings_sender,
+        removed_since: BTreeMap::new(),
     };
-    let wanted = clusters.wanted().await?;
-    let membership = clusters.join(&wanted).await?;
-    let connections = clusters.connections(&membership, &wanted).await;
+    let (membership, connections) = clusters.first().await?;
     let limits = ServerLimits {
         shutdown_delay: config.shutdown_delay,
         ..ServerLimits::default()
@@ -80,6 +88,7 @@ pub(crate) async fn run(config: ServeConfig, wall_clock: WallClock) -> Result<()
             client: client.clone(),
             client_cas: client_cas.clone(),
             membership,
+            settings,
             wanted_kinds,
             always_allow_paths: AlwaysAllowPaths::new(config.always_allow_paths.clone()),
         },
@@ -109,7 +118,6 @@ pub(crate) async fn run(config: ServeConfig, wall_clock: WallClock) -> Result<()
     app.spawn("TLS of client authorities", follow);
     app.spawn("certificates", certificates.run);
     let identity = format!("outrigger-{seed:016x}");
-    let (leads, is_leader) = watch::channel(false);
     let election = LeaderElection {
         client: client.clone(),
         namespace: config.service.namespace.clone(),

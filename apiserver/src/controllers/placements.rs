@@ -46,14 +46,13 @@ pub async fn run(
     loop {
         ticks.tick().await;
         for placement in placements.state() {
-            if !is_candidate(
-                &placement,
-                namespaces.get(&ObjectRef::new(&placement.name_any())).as_deref(),
-            ) {
+            let name = placement.name_any();
+            let uid = placed_uid(&placement, &store);
+            let namespace = namespaces.get(&ObjectRef::new(&name));
+            if !is_candidate(&name, &uid, namespace.as_deref()) {
                 continue;
             }
-            let name = placement.name_any();
-            match give_up(&client, &placement, &store).await {
+            match give_up(&client, &placement, &uid, &store).await {
                 Ok(true) => info!(
                     namespace = name,
                     "its placement was given up: the namespace is gone"
@@ -65,16 +64,22 @@ pub async fn run(
     }
 }
 
-/// The uid of the namespace that was placed; empty for kinds without namespaces and for placements made beforehand.
-fn placed_uid(placement: &DynamicObject) -> &str {
+/// The uid of the namespace that was placed. Who places a namespace beforehand does not know it: then its owner key tells,
+/// once there is one; until then it is empty.
+fn placed_uid(placement: &DynamicObject, store: &FederatedStore) -> String {
     let uid = placement.data.pointer("/spec/namespaceUID");
-    uid.and_then(Value::as_str).unwrap_or_default()
+    match uid.and_then(Value::as_str).unwrap_or_default() {
+        "" => {
+            let domain = Domain::Namespace(placement.name_any().as_str().into());
+            store.owner(&domain).map_or_else(String::new, |owner| owner.uid)
+        }
+        uid => uid.to_owned(),
+    }
 }
 
 /// As far as the caches tell.
-fn is_candidate(placement: &DynamicObject, namespace: Option<&PartialObjectMeta<Namespace>>) -> bool {
-    let uid = placed_uid(placement);
-    let is_of_a_kind = placement.name_any().contains('.');
+fn is_candidate(name: &str, uid: &str, namespace: Option<&PartialObjectMeta<Namespace>>) -> bool {
+    let is_of_a_kind = name.contains('.');
     let lives = namespace.is_some_and(|namespace| namespace.metadata.uid.as_deref() == Some(uid));
     !uid.is_empty() && !is_of_a_kind && !lives
 }
@@ -83,9 +88,10 @@ fn is_candidate(placement: &DynamicObject, namespace: Option<&PartialObjectMeta<
 async fn give_up(
     client: &Client,
     seen: &Arc<DynamicObject>,
+    uid: &str,
     store: &FederatedStore,
 ) -> Result<bool, Unfinished> {
-    let (name, uid) = (seen.name_any(), placed_uid(seen));
+    let name = seen.name_any();
     let namespace = Api::<Namespace>::all(client.clone()).get_opt(&name).await?;
     if namespace.is_some_and(|namespace| namespace.uid().as_deref() == Some(uid)) {
         return Ok(false);
@@ -109,18 +115,15 @@ async fn give_up(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn check(placed: &str, uid: &str, namespace: Option<&str>, expect: bool) {
-        let mut placement = DynamicObject::new(placed, &placement_resource());
-        placement.data = json!({"spec": {"cluster": "east", "namespaceUID": uid}});
         let namespace = namespace.map(|uid| {
             let mut namespace = PartialObjectMeta::<Namespace>::default();
             namespace.metadata.uid = Some(uid.to_owned());
             namespace
         });
         assert_eq!(
-            is_candidate(&placement, namespace.as_ref()),
+            is_candidate(placed, uid, namespace.as_ref()),
             expect,
             "{placed} {uid}"
         );

@@ -1,187 +1,175 @@
-//! The workload clusters of `outrigger serve`: WorkloadCluster objects, the Secrets they name, and the backend of each.
+//! The workload clusters of `outrigger serve`: WorkloadCluster objects become members of the fleet, and leave it.
 //!
-//! A cluster that appears joins the fleet, one that is deleted leaves it once it owns nothing: each is a decision of
-//! `fleet`, which every replica hands to its store.
+//! A cluster that appears joins, by any replica's decision; one that is deleted or drained leaves, by the leader's
+//! (`departures`). A decision is a new membership in the `fleet` object, which every replica hands to its store together
+//! with `connections`.
 
-use super::super::backends::guarded;
+use super::connections::{Connections, SecretWatches};
+use super::departures::{self, FINALIZER, Facts, has_finalizer, is_deleted, may_go};
 use super::fleet::FleetObject;
 use crate::app::Spawner;
 use anyhow::{Context, Result, anyhow};
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::DynamicObject;
+use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
-use outrigger_apiserver::controllers::backends;
-use outrigger_storage::FederatedStore;
-use outrigger_storage::backend::etcd::{EtcdBackend, EtcdOptions};
-use outrigger_storage::federated::{Member, Seen};
+use outrigger_apiserver::controllers::backends::{self, Settings};
+use outrigger_storage::clock::epoch_at;
+use outrigger_storage::federated::{Member, WallClock};
 use outrigger_storage::membership::{MemberRecord, MemberState, Membership};
-use outrigger_storage::metrics::StoreMetrics;
-use serde::Deserialize;
+use outrigger_storage::{Epoch, FederatedStore};
+use serde_json::json;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-/// How often the members are looked at, whatever the watch says.
+/// How often the members are looked at, whatever the watches say.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// What is read of a WorkloadCluster's spec.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Spec {
-    endpoints: Vec<String>,
-    #[serde(default = "default_prefix")]
-    prefix: String,
-    #[serde(default)]
-    secret_ref: Option<SecretRef>,
-    #[serde(default)]
-    exclusive: bool,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct SecretRef {
-    name: String,
-    #[serde(default)]
-    namespace: String,
-}
-
-fn default_prefix() -> String {
-    EtcdOptions::default().prefix
-}
-
 /// The clusters, as the control plane describes them.
-#[derive(Clone)]
 pub(crate) struct Clusters {
     pub(crate) client: Client,
-    /// The server's own namespace: where Secrets are that name none.
-    pub(crate) namespace: String,
     pub(crate) fleet: FleetObject,
-    pub(crate) metrics: StoreMetrics,
+    pub(crate) connections: Connections,
+    /// Whether this replica decides who leaves.
+    pub(crate) is_leader: watch::Receiver<bool>,
+    /// For how long history is retained.
+    pub(crate) retention: Duration,
+    pub(crate) wall_clock: WallClock,
+    /// Where it is told what became of their settings.
+    pub(crate) settings: watch::Sender<Arc<Settings>>,
+    /// Since when this replica has known of members, by uid, that they are removed.
+    pub(crate) removed_since: BTreeMap<String, Instant>,
 }
 
 impl Clusters {
-    /// All WorkloadClusters that are there to stay.
-    pub(crate) async fn wanted(&self) -> Result<Vec<DynamicObject>> {
-        let api = Api::<DynamicObject>::all_with(self.client.clone(), &backends::api_resource());
-        let all = api
+    /// Who belongs to the fleet at the start, all clusters that are described included, and connections to them. What is
+    /// wrong with one does not keep the others away.
+    pub(crate) async fn first(&mut self) -> Result<(Membership, Vec<Member>)> {
+        let clusters = self.all().await?;
+        let membership = self
+            .fleet
+            .decide(|known| Ok(news(known, joined(known, &clusters).0)))
+            .await?;
+        let (connections, _) = self.connect(&membership.members, &clusters).await;
+        Ok((membership, connections))
+    }
+
+    /// All WorkloadClusters. Those that are there to stay carry our finalizer, or cannot be written just now.
+    async fn all(&self) -> Result<Vec<DynamicObject>> {
+        let api = self.api();
+        let mut clusters = api
             .list(&Default::default())
             .await
-            .context("WorkloadClusters cannot be listed")?;
-        let stays = |cluster: &DynamicObject| cluster.metadata.deletion_timestamp.is_none();
-        Ok(all.items.into_iter().filter(stays).collect())
+            .context("WorkloadClusters cannot be listed")?
+            .items;
+        let missing = |cluster: &&mut DynamicObject| !is_deleted(cluster) && !has_finalizer(cluster);
+        for cluster in clusters.iter_mut().filter(missing) {
+            let finalizers = cluster.finalizers().iter().map(String::as_str).chain([FINALIZER]);
+            match self.set_finalizers(cluster, finalizers.collect()).await {
+                Ok(written) => *cluster = written,
+                Err(error) => tracing::warn!(
+                    cluster = cluster.name_any(),
+                    %error,
+                    "it cannot be kept from vanishing while it owns namespaces; it joins when it can"
+                ),
+            }
+        }
+        Ok(clusters)
     }
 
-    /// The fleet, once every cluster that is wanted belongs to it.
-    pub(crate) async fn join(&self, wanted: &[DynamicObject]) -> Result<Membership> {
-        let is_new = |membership: &Membership, cluster: &DynamicObject| {
-            let uid = cluster.uid().unwrap_or_default();
-            !membership.members.iter().any(|member| member.uid == uid)
-        };
-        self.fleet
-            .decide(|membership| {
-                let mut next = membership.clone();
-                for cluster in wanted.iter().filter(|cluster| is_new(membership, cluster)) {
-                    let Some(slot) = next.free_slot() else { break };
-                    next = next.joined(slot, &cluster.name_any(), &cluster.uid().unwrap_or_default())?;
-                }
-                Ok((next != *membership).then_some(next))
-            })
+    fn api(&self) -> Api<DynamicObject> {
+        Api::all_with(self.client.clone(), &backends::api_resource())
+    }
+
+    /// If nobody has changed the object since.
+    async fn set_finalizers(
+        &self,
+        cluster: &DynamicObject,
+        finalizers: Vec<&str>,
+    ) -> Result<DynamicObject, kube::Error> {
+        let metadata = json!({"resourceVersion": cluster.resource_version(), "finalizers": finalizers});
+        let patch = Patch::Merge(json!({"metadata": metadata}));
+        self.api()
+            .patch(&cluster.name_any(), &PatchParams::default(), &patch)
             .await
     }
 
-    /// Connections to the members that are described. What is wrong with one does not keep the others away.
-    pub(crate) async fn connections(&self, membership: &Membership, wanted: &[DynamicObject]) -> Vec<Member> {
-        let mut connections = Vec::new();
-        for record in membership
-            .members
-            .iter()
-            .filter(|m| !matches!(m.state, MemberState::Removed { .. }))
-        {
-            let described = wanted
-                .iter()
-                .find(|c| c.uid().as_deref() == Some(record.uid.as_str()));
-            let connected = match described {
-                Some(cluster) => self.connect(record, cluster).await,
+    /// Connections to those that are described, and what is wrong with the others.
+    async fn connect(
+        &mut self,
+        records: &[MemberRecord],
+        clusters: &[DynamicObject],
+    ) -> (Vec<Member>, Settings) {
+        let (mut connections, mut problems) = (Vec::new(), Settings::new());
+        for record in records.iter().filter(|record| !is_removed(record)) {
+            let is_of_record = |c: &&DynamicObject| c.uid().as_deref() == Some(record.uid.as_str());
+            let connected = match clusters.iter().find(is_of_record) {
+                Some(cluster) => self.connections.connect(record, cluster).await,
                 None => Err(anyhow!("its WorkloadCluster is not there")),
             };
             match connected {
                 Ok(member) => connections.push(member),
-                Err(error) => tracing::error!(
-                    cluster = record.name,
-                    error = format!("{error:#}"),
-                    "it cannot be connected"
-                ),
+                Err(error) => {
+                    let problem = format!("{error:#}");
+                    let told = self.settings.borrow().get(&record.name).cloned().flatten();
+                    if told.as_ref() != Some(&problem) {
+                        tracing::error!(cluster = record.name, problem, "it cannot be connected");
+                    }
+                    problems.insert(record.name.clone(), Some(problem));
+                }
             }
         }
-        connections
-    }
-
-    async fn connect(&self, record: &MemberRecord, cluster: &DynamicObject) -> Result<Member> {
-        let spec = cluster.data.get("spec").cloned().unwrap_or_default();
-        let spec: Spec = serde_json::from_value(spec).context("its spec cannot be read")?;
-        let secret = match &spec.secret_ref {
-            Some(reference) => Some(self.secret(reference).await?),
-            None => None,
-        };
-        let entry = |key: &str| {
-            secret
-                .as_ref()
-                .and_then(|data| data.get(key))
-                .map(|bytes| bytes.0.clone())
-        };
-        let options = EtcdOptions {
-            endpoints: spec.endpoints,
-            ca_pem: entry("ca.crt"),
-            cert_pem: entry("tls.crt"),
-            key_pem: entry("tls.key"),
-            prefix: spec.prefix,
-            ..EtcdOptions::default()
-        };
-        let seen = cluster
-            .data
-            .get("status")
-            .and_then(|status| status.get("lastSeen"));
-        let seen = seen
-            .map(|seen| Seen::deserialize(seen).context("its status.lastSeen cannot be read"))
-            .transpose()?;
-        let backend = Arc::new(EtcdBackend::new(&options)?);
-        let backend = guarded(backend, &self.metrics, &record.name);
-        Ok(Member {
-            slot: record.slot,
-            name: record.name.clone(),
-            uid: record.uid.clone(),
-            backend,
-            exclusive: spec.exclusive,
-            seen,
-        })
-    }
-
-    async fn secret(
-        &self,
-        reference: &SecretRef,
-    ) -> Result<std::collections::BTreeMap<String, k8s_openapi::ByteString>> {
-        let namespace = match reference.namespace.as_str() {
-            "" => &self.namespace,
-            namespace => namespace,
-        };
-        let secret = Api::<Secret>::namespaced(self.client.clone(), namespace)
-            .get(&reference.name)
-            .await
-            .with_context(|| format!("Secret {namespace}/{} cannot be read", reference.name))?;
-        Ok(secret.data.unwrap_or_default())
+        (connections, problems)
     }
 }
 
-/// Follows the WorkloadClusters and the decisions about them, and hands both to the store. Never ends.
-pub(crate) async fn follow(clusters: Clusters, store: FederatedStore, spawner: Spawner) {
+fn is_removed(record: &MemberRecord) -> bool {
+    matches!(record.state, MemberState::Removed { .. })
+}
+
+/// The membership with every described cluster that can join, and what is wrong with the others.
+fn joined(membership: &Membership, clusters: &[DynamicObject]) -> (Membership, Settings) {
+    let (mut next, mut problems) = (membership.clone(), Settings::new());
+    for cluster in clusters.iter().filter(|c| !is_deleted(c) && has_finalizer(c)) {
+        let (name, uid) = (cluster.name_any(), cluster.uid().unwrap_or_default());
+        if membership.members.iter().any(|member| member.uid == uid) {
+            continue;
+        }
+        let Some(slot) = next.free_slot() else {
+            problems.insert(name, Some("the fleet has no free slot".to_owned()));
+            continue;
+        };
+        match next.joined(slot, &name, &uid) {
+            Ok(with) => next = with,
+            Err(error) => {
+                let problem = format!("it cannot join the fleet yet: {error}");
+                problems.insert(name, Some(problem));
+            }
+        }
+    }
+    (next, problems)
+}
+
+/// A decision, if there is one to make.
+fn news(known: &Membership, next: Membership) -> Option<Membership> {
+    (next != *known).then_some(next)
+}
+
+/// Follows the WorkloadClusters, their Secrets and the decisions about them, and hands all to the store. Never ends.
+pub(crate) async fn follow(mut clusters: Clusters, store: FederatedStore, spawner: Spawner) {
     let api = Api::<DynamicObject>::all_with(clusters.client.clone(), &backends::api_resource());
     let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+    let mut secrets = SecretWatches::new(clusters.client.clone());
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             // Decisions of other replicas come with the next look.
             _ = ticks.tick() => {}
+            secret = secrets.changed() => clusters.connections.mark_unread(secret),
             event = events.next() => match event {
                 Some(Ok(watcher::Event::Init | watcher::Event::InitApply(_))) => continue,
                 Some(Ok(_)) => {}
@@ -192,7 +180,7 @@ pub(crate) async fn follow(clusters: Clusters, store: FederatedStore, spawner: S
                 None => return,
             }
         }
-        if let Err(error) = clusters.look(&store, &spawner).await {
+        if let Err(error) = clusters.look(&store, &spawner, &mut secrets).await {
             tracing::warn!(
                 error = format!("{error:#}"),
                 "the members of the fleet could not be looked at, trying again"
@@ -202,18 +190,119 @@ pub(crate) async fn follow(clusters: Clusters, store: FederatedStore, spawner: S
 }
 
 impl Clusters {
-    async fn look(&self, store: &FederatedStore, spawner: &Spawner) -> Result<()> {
-        let wanted = self.wanted().await?;
-        let membership = self.join(&wanted).await?;
+    async fn look(
+        &mut self,
+        store: &FederatedStore,
+        spawner: &Spawner,
+        secrets: &mut SecretWatches,
+    ) -> Result<()> {
+        let clusters = self.all().await?;
+        secrets.set(self.connections.secrets(&clusters));
+        self.connections.refresh(&clusters).await;
+        let leads = *self.is_leader.borrow();
+        let facts = match leads {
+            true => Some(self.facts(store, &clusters).await?),
+            false => None,
+        };
+        let membership = self
+            .fleet
+            .decide(|known| {
+                let next = match &facts {
+                    Some(facts) => departures::departed(known, &clusters, facts)?,
+                    None => known.clone(),
+                };
+                Ok(news(known, joined(&next, &clusters).0))
+            })
+            .await?;
+        let mut problems = joined(&membership, &clusters).1;
         let connected = store.clusters();
         let is_new = |record: &&MemberRecord| !connected.iter().any(|cluster| cluster.uid == record.uid);
-        let missing = Membership {
-            members: membership.members.iter().filter(is_new).cloned().collect(),
-            ..membership.clone()
-        };
-        let connections = self.connections(&missing, &wanted).await;
-        for task in store.hand_over(membership, connections) {
+        let missing: Vec<_> = membership.members.iter().filter(is_new).cloned().collect();
+        let (connections, unconnected) = self.connect(&missing, &clusters).await;
+        problems.extend(unconnected);
+        for task in store.hand_over(membership.clone(), connections) {
             spawner.spawn(&format!("workload store: {}", task.name), task.run);
+        }
+        self.part(store, &membership);
+        self.note_removed(&membership);
+        if leads {
+            self.let_go(&membership, &clusters).await?;
+        }
+        problems.extend(self.connections.settings(&clusters));
+        self.settings.send_if_modified(|told| {
+            let is_news = **told != problems;
+            if is_news {
+                *told = Arc::new(problems);
+            }
+            is_news
+        });
+        Ok(())
+    }
+
+    fn now(&self) -> Epoch {
+        epoch_at((self.wall_clock)())
+    }
+
+    /// What decides about departures. A backend that does not answer owns what it owns.
+    async fn facts(&self, store: &FederatedStore, clusters: &[DynamicObject]) -> Result<Facts> {
+        let membership = self.fleet.read().await?.membership;
+        let mut empty = BTreeMap::new();
+        for (slot, since) in departures::to_be_verified(&membership, clusters) {
+            match store.verify_owns_nothing(slot).await {
+                Ok(Some(last)) => {
+                    empty.insert((slot, since), last);
+                }
+                Ok(None) => {}
+                Err(error) => tracing::debug!(slot = slot.0, %error, "nobody knows what it owns"),
+            }
+        }
+        Ok(Facts {
+            now: self.now(),
+            retention: self.retention,
+            empty,
+        })
+    }
+
+    /// Gives up connections to backends that nobody needs: neither by what was decided, nor by what this replica acts on.
+    fn part(&mut self, store: &FederatedStore, decided: &Membership) {
+        let acted_on = store.membership();
+        let records = || decided.members.iter().chain(&acted_on.members);
+        for cluster in store.clusters() {
+            if !records().any(|record| record.uid == cluster.uid) {
+                tracing::info!(cluster = cluster.name, "its history is not needed any more");
+                store.disconnect(cluster.slot, &cluster.uid);
+                self.connections.forget(&cluster.uid);
+            }
+        }
+    }
+
+    fn note_removed(&mut self, membership: &Membership) {
+        let removed = membership.members.iter().filter(|record| is_removed(record));
+        let removed: BTreeMap<_, _> = removed
+            .map(|record| {
+                let known = self.removed_since.get(&record.uid).copied();
+                (record.uid.clone(), known.unwrap_or_else(Instant::now))
+            })
+            .collect();
+        self.removed_since = removed;
+    }
+
+    /// Deleted clusters that nothing lives on any more are let go.
+    async fn let_go(&self, membership: &Membership, clusters: &[DynamicObject]) -> Result<()> {
+        let removed_for = |cluster: &DynamicObject| {
+            let since = self.removed_since.get(&cluster.uid().unwrap_or_default());
+            since.map_or(Duration::ZERO, Instant::elapsed)
+        };
+        let goes = |cluster: &&DynamicObject| {
+            is_deleted(cluster) && has_finalizer(cluster) && may_go(membership, cluster, removed_for(cluster))
+        };
+        for cluster in clusters.iter().filter(goes) {
+            let finalizers = cluster.finalizers().iter().map(String::as_str);
+            let others = finalizers.filter(|finalizer| *finalizer != FINALIZER).collect();
+            self.set_finalizers(cluster, others)
+                .await
+                .with_context(|| format!("WorkloadCluster {} cannot be let go", cluster.name_any()))?;
+            tracing::info!(cluster = cluster.name_any(), "it has left the fleet");
         }
         Ok(())
     }
