@@ -77,14 +77,18 @@ impl Member {
     fn prepare(&mut self, clusters: &[&str]) {
         let crds = deploy("crds");
         let _ = self.kubectl.ok(&["apply", "-f", &crds.display().to_string()]);
-        let _ = self.kubectl.ok(&[
+        let established = [
             "wait",
             "--for=condition=Established",
             "--timeout=30s",
             "crd/workloadclusters.outrigger.dev",
             "crd/namespaceplacements.outrigger.dev",
             "crd/tenants.outrigger.dev",
-        ]);
+        ];
+        // kubectl gives up on an object that has no conditions yet.
+        let _ = self
+            .kubectl
+            .eventually(&established, |said| said.matches("condition met").count() == 3);
         // An ExternalName Service reaches one address: the balancer's.
         let service = format!(
             "apiVersion: v1\nkind: Namespace\nmetadata: {{name: outrigger-system}}\n---\n\
