@@ -349,7 +349,7 @@ fn row_24_tables_are_those_of_kube_apiserver(member: &Member) {
     ] {
         // A second may pass between the two.
         let mut said = both(ask);
-        for _ in 0..5 {
+        for _ in 0..20 {
             if said[0] == said[1] {
                 break;
             }
