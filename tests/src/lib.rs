@@ -14,6 +14,8 @@ pub mod kubectl;
 
 pub mod member;
 
+mod process;
+
 pub mod programs;
 
 pub mod raw_client;

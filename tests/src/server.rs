@@ -2,21 +2,20 @@
 //!
 //! The program is `OUTRIGGER_BIN`, or the one that cargo put beside the tests.
 
+use crate::process::Process;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
 /// How long a start may take, on a busy machine.
 const START: Duration = Duration::from_secs(60);
-/// How much of the log is shown when something goes wrong.
-const LOG_TAIL_BYTES: usize = 6000;
 
 /// A running server.
 pub struct Outrigger {
-    child: Option<Child>,
+    process: Process,
     data: PathBuf,
     args: Vec<String>,
     listen: String,
@@ -61,7 +60,8 @@ impl Outrigger {
     fn new(data: PathBuf, args: &[&str]) -> Self {
         let args = args.iter().map(|a| (*a).to_owned()).collect();
         Self {
-            child: None,
+            // Beside the data folder: that one is the server's.
+            process: Process::new(&data.with_extension("log")),
             data,
             args,
             listen: "127.0.0.1:0".to_owned(),
@@ -71,21 +71,13 @@ impl Outrigger {
 
     /// Starts it (again): on the port that it had.
     pub fn start(&mut self) {
-        let log = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.log_path())
-            .expect("a log");
-        let mut child = Command::new(program())
+        let mut command = Command::new(program());
+        command
             .args(["up", "--listen", &self.listen, "--data-dir"])
             .arg(&self.data)
             .args(&self.args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("the program starts");
-        let stdout = child.stdout.take().expect("it is piped");
+            .stdout(Stdio::piped());
+        let stdout = self.process.start(&mut command).expect("it is piped");
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         let reader = std::thread::Builder::new().spawn(move || {
             // The text ends with the line about Ctrl-C; reading on keeps the pipe open.
@@ -96,7 +88,6 @@ impl Outrigger {
             }
         });
         reader.expect("a thread starts");
-        self.child = Some(child);
         if receiver.recv_timeout(START).is_err() {
             panic!("outrigger up did not get ready:\n{}", self.log_tail());
         }
@@ -131,26 +122,17 @@ impl Outrigger {
     /// Its process.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("it runs").id()
+        self.process.pid()
     }
 
     /// `kill -9`.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.process.kill();
     }
 
     /// Asks it to stop, as a service manager does, and waits for the end.
     pub fn stop(&mut self) -> ExitStatus {
-        let mut child = self.child.take().expect("it runs");
-        let asked = Command::new("kill")
-            .args(["-TERM", &child.id().to_string()])
-            .status()
-            .expect("kill is there");
-        assert!(asked.success());
-        child.wait().expect("it ends")
+        self.process.terminate().wait().expect("it ends")
     }
 
     /// Resident memory now and at its peak, in bytes.
@@ -174,26 +156,7 @@ impl Outrigger {
     /// The end of its log.
     #[must_use]
     pub fn log_tail(&self) -> String {
-        let log = fs::read_to_string(self.log_path()).unwrap_or_default();
-        let mut start = log.len().saturating_sub(LOG_TAIL_BYTES);
-        while !log.is_char_boundary(start) {
-            start += 1;
-        }
-        log.get(start..).unwrap_or_default().to_owned()
-    }
-
-    fn log_path(&self) -> PathBuf {
-        // Beside the data folder: that one is the server's.
-        self.data.with_extension("log")
-    }
-}
-
-impl Drop for Outrigger {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("--- the end of the server's log\n{}", self.log_tail());
-        }
-        self.kill();
+        self.process.log_tail()
     }
 }
 
