@@ -2,6 +2,7 @@
 
 use super::kubectl::application;
 use super::member::Member;
+use std::time::Duration;
 
 const OTHER_CRD: &str = "apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
@@ -66,5 +67,30 @@ async fn a_crd_that_is_deleted_takes_its_objects_along() {
     let _ = kubectl.ok(&["delete", crd, "--timeout=90s"]);
     member.take_over();
     let _ = kubectl.eventually(&["get", "apps", "-A"], |said| said.contains("No resources found"));
+    assert_eq!(member.forbidden(), []);
+}
+
+/// Whoever watches a kind while it comes to us would hear nothing any more, and would not know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_end_when_their_kind_comes() {
+    let member = Member::start(1).await;
+    let kubectl = &member.kubectl;
+    let _ = kubectl.ok_with(&["apply", "-f", "-"], GRANT);
+    let not_yet = OTHER_CRD.replace("distributed: \"true\"", "distributed: \"false\"");
+    let _ = kubectl.ok_with(&["apply", "-f", "-"], &not_yet);
+    let _ = kubectl.eventually(&["get", "buckets", "-A"], |said| {
+        said.contains("No resources found")
+    });
+    let client = member.control_plane.client().await.expect("a client");
+    let watch = "/apis/data.example.com/v1/buckets?watch=1&resourceVersion=0&timeoutSeconds=600";
+    let mut events = client.lines(watch).await.expect("a watch");
+    let crd = "crd/buckets.data.example.com";
+    let _ = kubectl.ok(&["annotate", "--overwrite", crd, "outrigger.dev/distributed=true"]);
+    let _ = kubectl.ok(&["wait", "--for=condition=Distributed", "--timeout=120s", crd]);
+    let end = tokio::time::timeout(Duration::from_secs(60), events.next()).await;
+    assert!(matches!(end, Ok(Ok(None) | Err(_))), "{end:?}");
+    // The names are those of the specification again.
+    let names = ["get", crd, "-o", "jsonpath={.status.acceptedNames.categories}"];
+    let _ = kubectl.eventually(&names, str::is_empty);
     assert_eq!(member.forbidden(), []);
 }

@@ -23,6 +23,8 @@ const REQUEST: Duration = Duration::from_secs(20);
 /// Lists of admission are read in pages.
 const PER_PAGE: u32 = 250;
 const ADMISSION: &str = "admissionregistration.k8s.io";
+/// A category that a kind has for a moment.
+const MOVING_CATEGORY: &str = "outrigger-moving";
 
 /// Why a step did not succeed. It is tried again; what stays is said in the condition of the CRD or in the log.
 #[derive(Debug, thiserror::Error)]
@@ -200,6 +202,24 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Worker<B> {
         if let Err(error) = self.recorder.publish(&event, &reference).await {
             tracing::debug!(%error, crd = crd.name, "an event could not be written");
         }
+    }
+
+    /// Ends the watches that began at kube-apiserver before the switch: they would hear nothing any more until they time
+    /// out, and their clients would not know. kube-apiserver makes a kind's storage anew, which ends them, when its
+    /// accepted names change; its naming controller puts these right by itself.
+    pub(super) async fn end_local_watches(&self, crd: &Crd) -> Result<()> {
+        let patch = json!({
+            "metadata": {"uid": crd.uid},
+            "status": {"acceptedNames": {"categories": [MOVING_CATEGORY]}},
+        });
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let api = self.api(&crd_resource());
+        let what = format!("the end of watches of {}", crd.name);
+        let patched = attempt(&what, api.patch_status(&crd.name, &params, &Patch::Merge(&patch))).await;
+        unless_gone(patched.map(|_| ()))
     }
 
     /// Puts the guard of a kind in place.

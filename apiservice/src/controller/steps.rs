@@ -145,6 +145,9 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Worker<B> {
                 .await?;
             return Ok(false);
         }
+        if crd.phase != Phase::Distributed {
+            self.end_local_watches(crd).await?;
+        }
         let service = &self.config.service;
         let distributed = || {
             Finding::yes(
