@@ -323,7 +323,22 @@ async fn row_19_fifty_watches_and_200_requests_a_second_see_nothing_of_a_rolling
         seen.push(watcher.stop().await);
     }
     assert_eq!(member.kubectl.ok(&APISERVICE_UID), apiservice);
-    assert_no_failure(&written, |_| false);
+    let overtaken: Vec<_> = written.lines.iter().filter(|line| is_overtaken(line)).collect();
+    assert!(
+        overtaken.len() <= requests / OVERTAKEN_SHARE,
+        "{} of {requests} requests were overtaken by the end of their connection",
+        overtaken.len()
+    );
+    assert_no_failure(&written, |line| {
+        let fails_with = |status: &&Line| {
+            status
+                .path
+                .rsplit('/')
+                .next()
+                .is_some_and(|name| line.message.contains(name))
+        };
+        is_overtaken(line) || line.kind == "failed" && overtaken.iter().any(fails_with)
+    });
     let from = seen.iter().map(beginning).max().unwrap_or_default();
     let truth = truth(&seen, from, &written);
     for seen in &seen {
@@ -337,6 +352,20 @@ async fn row_19_fifty_watches_and_200_requests_a_second_see_nothing_of_a_rolling
             seen.name
         );
     }
+}
+
+/// One in so many requests, at most, may be overtaken.
+const OVERTAKEN_SHARE: usize = 50;
+
+/// A request with a body that kube-apiserver's HTTP/2 client had meant for a connection when its GOAWAY arrived, before it
+/// had opened a stream: Go closes the body and cannot send it again. It never left kube-apiserver, and no aggregated
+/// server can keep it from happening; on a busy machine it does.
+fn is_overtaken(line: &Line) -> bool {
+    let said = [
+        "cannot rewind body after connection loss",
+        "invalid Read on closed Body",
+    ];
+    line.kind == "status" && line.code == 503 && said.iter().any(|said| line.message.contains(said))
 }
 
 pub(crate) fn assert_no_failure(seen: &Seen, is_excused: impl Fn(&Line) -> bool) {
