@@ -171,13 +171,7 @@ async fn go_through_all_faults() {
     let writer = Program::start(&kubeconfig, "writer", &["--rate=30", &in_namespaces]);
     sleep(PAUSE).await;
 
-    for replica in &mut member.replicas {
-        let status = replica.stop().await;
-        assert!(status.success(), "{status}: {}", replica.log_tail());
-        replica.start_again();
-        replica.ready_behind(&member.balancer, 2).await;
-        sleep(PAUSE).await;
-    }
+    member.restart_replicas(PAUSE).await;
     rotation::rotate_serving(&member).await;
     sleep(PAUSE).await;
     rotation::rotate_front_proxy(&member).await;
@@ -289,13 +283,7 @@ async fn row_19_fifty_watches_and_200_requests_a_second_see_nothing_of_a_rolling
     let apiservice = member.kubectl.ok(&APISERVICE_UID);
     let began = Instant::now();
     sleep(PAUSE).await;
-    for replica in &mut member.replicas {
-        let status = replica.stop().await;
-        assert!(status.success(), "{status}: {}", replica.log_tail());
-        replica.start_again();
-        replica.ready_behind(&member.balancer, 2).await;
-        sleep(PAUSE).await;
-    }
+    member.restart_replicas(PAUSE).await;
     let written = writer.stop().await;
     let seconds = began.elapsed().as_secs_f64();
     let requests: usize = ["POST", "PUT", "PATCH", "DELETE", "GET"]

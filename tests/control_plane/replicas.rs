@@ -126,13 +126,7 @@ async fn they_restart_one_by_one_and_nobody_notices() {
         writers.push(tokio::spawn(write(client, namespace, Arc::clone(&stop))));
     }
     sleep(PAUSE).await;
-    for replica in &mut member.replicas {
-        let status = replica.stop().await;
-        assert!(status.success(), "{status}: {}", replica.log_tail());
-        replica.start_again();
-        replica.ready_behind(&member.balancer, 2).await;
-        sleep(PAUSE).await;
-    }
+    member.restart_replicas(PAUSE).await;
     stop.store(true, Ordering::Relaxed);
 
     let mut acknowledged: BTreeMap<u64, String> = BTreeMap::new();

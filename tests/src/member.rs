@@ -6,6 +6,7 @@ use crate::kubectl::Kubectl;
 use crate::replica::Replica;
 use outrigger_storage::testing::etcd_server::EtcdServer;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The workload clusters.
 pub const CLUSTERS: [&str; 3] = ["east", "north", "west"];
@@ -127,6 +128,18 @@ impl Member {
             etcd.client_url()
         );
         let _ = self.kubectl.ok_with(&["apply", "-f", "-"], &cluster);
+    }
+
+    /// Restarts the replicas one by one, as a rolling update does, with a pause after each.
+    pub async fn restart_replicas(&mut self, pause: Duration) {
+        let count = self.replicas.len();
+        for replica in &mut self.replicas {
+            let status = replica.stop().await;
+            assert!(status.success(), "{status}: {}", replica.log_tail());
+            replica.start_again();
+            replica.ready_behind(&self.balancer, count).await;
+            tokio::time::sleep(pause).await;
+        }
     }
 
     /// One more replica, ready.
