@@ -14,8 +14,10 @@ pub mod placements;
 
 use crate::resources::ServedResources;
 use crate::resources::definition::ResourceDefinition;
+use futures::{FutureExt, Stream, StreamExt};
 use kube::api::{ApiResource, DynamicObject};
 use kube::core::PartialObjectMeta;
+use kube::runtime::watcher;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -33,6 +35,25 @@ pub(crate) fn is_not_found(error: &kube::Error) -> bool {
 /// Whether somebody else was faster, or the object is another one than we thought.
 pub(crate) fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
+/// Applies an event of the watch of CRDs, and those that are there already behind it: they are taken together. Whether any
+/// of them is news; `None`: the watch has ended.
+pub(crate) fn apply_crd_events(
+    first: Option<watcher::Result<watcher::Event<DynamicObject>>>,
+    events: &mut (impl Stream<Item = watcher::Result<watcher::Event<DynamicObject>>> + Unpin),
+    mut apply: impl FnMut(watcher::Event<DynamicObject>) -> bool,
+) -> Option<bool> {
+    let mut news = false;
+    let mut next = Some(first);
+    while let Some(event) = next {
+        match event? {
+            Ok(event) => news |= apply(event),
+            Err(error) => tracing::debug!(%error, "the watch of CustomResourceDefinitions is opened again"),
+        }
+        next = events.next().now_or_never();
+    }
+    Some(news)
 }
 
 /// Publishes what is served, if it is something else than before.

@@ -11,13 +11,13 @@
 use super::backends::timestamp;
 use super::collection::{self, Remaining};
 use super::namespaces::{Placed, patch_params};
-use super::{is_conflict, is_not_found};
+use super::{apply_crd_events, is_conflict, is_not_found};
 use crate::resources::crd_status::{CLEANUP_FINALIZER, crd_status, instances_removed};
 use crate::resources::definition::{Backing, OUTRIGGER_GROUP, ResourceDefinition, condition_is_true};
 use crate::resources::{ServedResources, builtin};
+use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt};
 use kube::api::{ApiResource, DynamicObject, Patch, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
@@ -100,15 +100,9 @@ pub async fn run(definitions: Definitions) {
         let mut changed = false;
         tokio::select! {
             event = events.next() => {
-                let mut next = Some(event);
-                // Those that are there already are taken together.
-                while let Some(event) = next {
-                    match event {
-                        Some(Ok(event)) => changed |= crds.apply(event),
-                        Some(Err(error)) => debug!(%error, "the watch of CustomResourceDefinitions is opened again"),
-                        None => return,
-                    }
-                    next = events.next().now_or_never();
+                match apply_crd_events(event, &mut events, |event| crds.apply(event)) {
+                    Some(news) => changed = news,
+                    None => return,
                 }
             }
             Some((name, uid)) = cleanups.next() => {

@@ -2,17 +2,17 @@
 //! it is told to. It writes nothing: kube-apiserver keeps their status, and `apiservice`, which says what is ours, their
 //! registration.
 
+use super::apply_crd_events;
 use super::definitions::api_resource;
 use crate::resources::ServedResources;
 use crate::resources::definition::{ResourceDefinition, condition_is_true};
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 use kube::api::DynamicObject;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::watch;
-use tracing::debug;
 
 /// How a kind is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,15 +52,9 @@ pub async fn run(
         let mut changed = false;
         tokio::select! {
             event = events.next() => {
-                let mut next = Some(event);
-                // Those that are there already are taken together.
-                while let Some(event) = next {
-                    match event {
-                        Some(Ok(event)) => changed |= kinds.apply(event),
-                        Some(Err(error)) => debug!(%error, "the watch of CustomResourceDefinitions is opened again"),
-                        None => return,
-                    }
-                    next = events.next().now_or_never();
+                match apply_crd_events(event, &mut events, |event| kinds.apply(event)) {
+                    Some(news) => changed = news,
+                    None => return,
                 }
             }
             told = wanted.changed() => match told {
