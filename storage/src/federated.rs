@@ -6,7 +6,7 @@
 //! get ─┐                                  ┌─ joined: one backend, its clock, its owners, its log
 //! write ├─▶ fleet: routing, closed epoch ─┤    feed ─▶ ring ◀─ cursor
 //! list ─┤     cut: rounds of ticks        └─ members, maintenance
-//! watch ┘     pager              view ─┘    feed, roll_out: members that come and go
+//! watch ┘     pager              view ─┘    feed, gap, roll_out: members that come, go, and come back
 //! ```
 
 mod claim;
@@ -14,6 +14,7 @@ mod cursor;
 mod cut;
 mod feed;
 mod fleet;
+mod gap;
 mod get;
 mod joined;
 mod list;
@@ -29,6 +30,7 @@ mod write;
 use crate::backend::{Backend, Revision};
 use crate::continue_token::ContinueToken;
 use crate::key::{Domain, Key, Resource};
+use crate::membership::report::BackendReport;
 use crate::membership::{MemberRecord, MemberState, Membership};
 use crate::metrics::StoreMetrics;
 use crate::{Epoch, Error, Object, ResourceVersion, SealedObject, SelectionPredicate, Slot, WatchEvent};
@@ -149,10 +151,14 @@ pub enum Rule {
     RefuseMissing,
     /// A replica acts on `members` as its logs show it, before it releases later epochs; not when it hears of it.
     MembersFromTheLog,
+    /// A newcomer is ticked above the old members' clocks before it is opened.
+    NewcomerAbove,
     /// A round whose answers show a newer membership starts again with it.
     RoundSeesMembers,
     /// A member that has left counts until its log has been read to its end.
     LeaverIsReadToItsEnd,
+    /// Versions of the time when a member was lost are expired for kinds that changed on it meanwhile.
+    GapsAreRemembered,
 }
 
 impl Fleet {
@@ -410,6 +416,7 @@ impl FederatedStore {
             uid: member.uid.clone(),
             state: MemberState::Active,
             since: 0,
+            gap_from: None,
         };
         let mut fixed = Membership {
             members: members.iter().map(record).collect(),
@@ -460,6 +467,10 @@ impl FederatedStore {
                 name: "roll-out of the membership".to_owned(),
                 run: Box::pin(fleet.clone().run_roll_out()),
             });
+            tasks.push(Task {
+                name: "probes of members that do not answer".to_owned(),
+                run: Box::pin(fleet.clone().run_probes()),
+            });
         }
         tasks.extend(connections.iter().flat_map(|joined| tasks_of(&fleet, joined)));
         Ok((Self { fleet }, tasks))
@@ -486,6 +497,16 @@ impl FederatedStore {
     /// Gives up the connection to a backend that is no member any more. Its tasks end.
     pub fn disconnect(&self, slot: Slot, uid: &str) {
         self.fleet.disconnect(slot, uid);
+    }
+
+    /// What this replica says of every backend that it is connected to, for whoever judges (`membership::report`).
+    #[must_use]
+    pub fn report(&self) -> Vec<BackendReport> {
+        let view = self.fleet.view();
+        view.connections
+            .iter()
+            .map(|joined| joined.report(&view))
+            .collect()
     }
 
     /// The membership as this replica acts on it.

@@ -5,10 +5,13 @@
 //! what does not fit is refused. It does not know whether anybody can be reached.
 //!
 //! ```text
-//! joined ──▶ Active ──▶ Leaving ──▶ Removed ──▶ (forgotten)
-//!               ▲          │
-//!               └──────────┘ staying
+//!            joined ──▶ Active ──▶ Leaving ──▶ Removed ──▶ (forgotten)
+//!                        ▲   │        │
+//!               returned │   ▼ lost   │ lost
+//!                        └─ Lost ◀────┘
 //! ```
+
+pub mod report;
 
 use crate::resource_version::{Epoch, SLOT_MAX, Slot};
 use serde::{Deserialize, Serialize};
@@ -42,6 +45,9 @@ pub struct MemberRecord {
     /// The generation in which it got this state.
     #[serde(default)]
     pub since: u64,
+    /// It was lost from this epoch on before it returned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap_from: Option<Epoch>,
 }
 
 /// What a member is to the fleet.
@@ -58,6 +64,12 @@ pub enum MemberState {
         /// No change of it is above this epoch.
         last: Epoch,
     },
+    /// It cannot be reached. Watches over all namespaces go on without it.
+    #[serde(rename_all = "camelCase")]
+    Lost {
+        /// Its changes of this epoch and above may be missing in what watches have delivered (`J`).
+        from: Epoch,
+    },
 }
 
 impl MemberState {
@@ -73,7 +85,25 @@ impl MemberState {
         match self {
             Self::Active | Self::Leaving => None,
             Self::Removed { last } => Some(Epoch(last.0 + 1)),
+            Self::Lost { from } => Some(from),
         }
+    }
+}
+
+/// Epochs `from..to` in which a member was lost. What it committed then, watches over all namespaces have not delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// The first epoch of the gap.
+    pub from: Epoch,
+    /// The epoch in which it came back.
+    pub to: Epoch,
+}
+
+impl Gap {
+    /// Whether a watch that has delivered everything up to this epoch went on without the member.
+    #[must_use]
+    pub fn holds(&self, epoch: Epoch) -> bool {
+        (self.from..self.to).contains(&epoch)
     }
 }
 
@@ -145,6 +175,7 @@ impl Membership {
             uid: uid.to_owned(),
             state: MemberState::Active,
             since: next.generation,
+            gap_from: None,
         });
         next.members.sort_by_key(|member| member.slot);
         Ok(next)
@@ -195,6 +226,33 @@ impl Membership {
         Ok(next)
     }
 
+    /// It is lost: `from` is the lowest of its clocks that any live replica has released up to.
+    ///
+    /// # Errors
+    /// `NotAMember`, `WrongState`.
+    pub fn lost(&self, slot: Slot, from: Epoch) -> Result<Self, MembershipError> {
+        self.change(slot, "lost", |state| {
+            state.serves().then_some(MemberState::Lost { from })
+        })
+    }
+
+    /// It is back.
+    ///
+    /// # Errors
+    /// `NotAMember`, `WrongState`.
+    pub fn returned(&self, slot: Slot) -> Result<Self, MembershipError> {
+        let mut next = self.change(slot, "back", |state| {
+            matches!(state, MemberState::Lost { .. }).then_some(MemberState::Active)
+        })?;
+        if let (Some(MemberState::Lost { from }), Some(member)) = (
+            self.member(slot).map(|member| member.state),
+            next.members.iter_mut().find(|member| member.slot == slot),
+        ) {
+            member.gap_from = Some(from);
+        }
+        Ok(next)
+    }
+
     fn next(&self) -> Self {
         Self {
             generation: self.generation + 1,
@@ -216,7 +274,7 @@ impl Membership {
             .find(|member| member.slot == slot)
             .ok_or(MembershipError::NotAMember(slot.0))?;
         let state = to(member.state).ok_or_else(|| wrong_state(member, wanted))?;
-        (member.state, member.since) = (state, generation);
+        (member.state, member.since, member.gap_from) = (state, generation, None);
         Ok(next)
     }
 }
@@ -273,7 +331,26 @@ mod tests {
             two().removed(Slot(1), Epoch(1)),
             "cluster \"b\" is Active and cannot be removed",
         );
+        check(
+            two().returned(Slot(0)),
+            "cluster \"a\" is Active and cannot be back",
+        );
         check(two().leaving(Slot(5)), "no member has slot 5");
+    }
+
+    #[test]
+    fn the_gap_of_a_return_begins_where_it_was_lost() {
+        let lost = two().lost(Slot(0), Epoch(40)).expect("active");
+        assert_eq!(lost.member(Slot(0)).map(|m| m.state.end()), Some(Some(Epoch(40))));
+        let back = lost.returned(Slot(0)).expect("lost");
+        assert_eq!(back.member(Slot(0)).and_then(|m| m.gap_from), Some(Epoch(40)));
+        assert!(
+            Gap {
+                from: Epoch(40),
+                to: Epoch(50)
+            }
+            .holds(Epoch(49))
+        );
     }
 
     #[test]

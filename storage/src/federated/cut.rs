@@ -239,7 +239,9 @@ impl Fleet {
     pub(crate) async fn tick(&self, joined: &Arc<Joined>, epoch: Epoch) -> Result<Ticked, Error> {
         let began = Instant::now();
         joined.metrics().tick();
-        let (ticked, members) = joined.tick(epoch).await?;
+        let answer = joined.tick(epoch).await;
+        joined.was_ticked(answer.is_ok());
+        let (ticked, members) = answer?;
         joined.metrics().observe_tick_round(began.elapsed());
         self.saw_epoch(ticked.clock.epoch);
         let behind = self.highest_epoch().0.saturating_sub(ticked.clock.epoch.0);

@@ -363,7 +363,7 @@ impl Fleet {
         (closed.epoch, closed.view.clone())
     }
 
-    /// The closed epoch, if nobody is missing below it: no member is unknown here or still coming.
+    /// The closed epoch, if nobody is missing below it: no member is lost or still coming back.
     pub(crate) fn complete_epoch(&self) -> Option<Epoch> {
         let (epoch, view) = self.closed_view();
         let epoch = epoch.filter(|_| view.absent.is_empty())?;

@@ -12,6 +12,8 @@ use crate::backend::{
 };
 use crate::clock::{BASE_REVISIONS_MAX, Clock, ClockHistory, Position, decode_epoch, encode_epoch};
 use crate::key::{self, Domain};
+use crate::membership::Gap;
+use crate::membership::report::BackendReport;
 use crate::metrics::BackendMetrics;
 use crate::owners::{OwnerEntry, OwnerLog, OwnerRecord, OwnerTable};
 use crate::resource_version::{Epoch, Slot};
@@ -52,6 +54,8 @@ pub(crate) struct Joined {
 pub(crate) struct Own {
     /// The generation that it has been told.
     pub(crate) generation: u64,
+    /// When it was lost before, oldest first.
+    pub(crate) gaps: Vec<Gap>,
 }
 
 /// What is known of a backend.
@@ -68,6 +72,8 @@ pub(crate) struct State {
     /// Its highest revision that any answer showed, and when the request of that answer was sent.
     pub(crate) revision: Revision,
     pub(crate) verified: Option<Instant>,
+    /// Since when ticks are not answered. `None`: the last one was.
+    pub(crate) failing_since: Option<Instant>,
     /// The newest tick seen or sent.
     pub(crate) last_tick: Option<Instant>,
     /// When a tick was answered that the log has not shown yet, with its base.
@@ -127,6 +133,7 @@ impl Joined {
             clock: None,
             revision: 0,
             verified: None,
+            failing_since: Some(Instant::now()),
             last_tick: None,
             unseen_tick: None,
             round_trip: None,
@@ -430,6 +437,28 @@ impl Joined {
             compare = vec![Compare::absent(Bytes::from_static(key::CLOCK))];
         }
         Err(self.unavailable("its clock cannot be read"))
+    }
+
+    /// Remembers since when ticks are not answered.
+    pub(crate) fn was_ticked(&self, answered: bool) {
+        let mut state = self.state.lock();
+        state.failing_since = match answered {
+            true => None,
+            false => state.failing_since.or_else(|| Some(Instant::now())),
+        };
+    }
+
+    /// What this replica says of it.
+    pub(crate) fn report(&self, view: &View) -> BackendReport {
+        let open = view.is_open(self);
+        let state = self.state.lock();
+        BackendReport {
+            slot: self.slot(),
+            uid: self.member.uid.clone(),
+            unreachable_for: state.failing_since.map(|since| since.elapsed()),
+            clock: state.log.ticks.newest().map(|tick| tick.epoch),
+            open,
+        }
     }
 
     /// Ticks are small and regular: they tell the round trip.

@@ -1,4 +1,4 @@
-//! The key `members`: who belongs to the fleet, and which replicas serve it from how far away.
+//! The key `members`: who belongs to the fleet, when this backend was lost, and which replicas serve it from how far away.
 //!
 //! Every replica adds its round trips, so that all replicas space the ticks of a backend by the slowest of them: far
 //! writers must get through between two ticks. Who the members are is decided outside and written by `roll_out`; a fleet
@@ -6,12 +6,12 @@
 
 use super::fleet::Fleet;
 use super::joined::{Joined, Own};
-use crate::Error;
 use crate::backend::{Compare, KeyValue, Op, OpResponse, Range, Revision, Txn};
 use crate::clock::Clock;
 use crate::key::{CLOCK, MEMBERS};
-use crate::membership::{MemberState, Membership};
+use crate::membership::{Gap, MemberState, Membership};
 use crate::resource_version::Epoch;
+use crate::{Error, Slot};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -22,12 +22,18 @@ use std::time::Duration;
 const REPLICA_EPOCHS: u64 = 90_000 / crate::clock::EPOCH_MILLIS;
 /// A replica repeats its round trips after this many epochs (30 s), or when one has changed by a quarter.
 const REFRESH_EPOCHS: u64 = 30_000 / crate::clock::EPOCH_MILLIS;
+/// Gaps that are remembered one by one; more than these become one with their neighbours.
+const GAPS_MAX: usize = 64;
+
 /// The value of `members`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Members {
     #[serde(flatten)]
     pub(crate) membership: Membership,
+    /// When this backend was lost, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) gaps: Vec<Gap>,
     #[serde(default)]
     replicas: BTreeMap<String, ReplicaEntry>,
 }
@@ -53,6 +59,24 @@ pub(crate) struct Read {
 impl Members {
     fn parse(value: &[u8]) -> Option<Self> {
         serde_json::from_slice(value).ok()
+    }
+
+    /// Becomes the membership `decided`, which the backend with this slot gets at `clock`.
+    pub(crate) fn take(&mut self, decided: &Membership, slot: Slot, clock: Clock) {
+        let record = decided.member(slot);
+        let returns =
+            record.filter(|r| r.state == MemberState::Active && self.membership.generation < r.since);
+        if let Some(from) = returns.and_then(|record| record.gap_from) {
+            self.gaps.push(Gap {
+                from,
+                to: clock.epoch,
+            });
+        }
+        while self.gaps.len() > GAPS_MAX {
+            let second = self.gaps.remove(1);
+            self.gaps[0].to = second.to;
+        }
+        self.membership = decided.clone();
     }
 }
 
@@ -87,6 +111,7 @@ pub(crate) fn observe(fleet: &Fleet, joined: &Joined, value: &[u8]) {
         if members.membership.generation >= state.own.generation {
             state.own = Own {
                 generation: members.membership.generation,
+                gaps: members.gaps,
             };
         }
     });

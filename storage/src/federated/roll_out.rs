@@ -11,8 +11,8 @@
 
 use super::fleet::Fleet;
 use super::joined::Joined;
-use super::members;
 use super::view::is_of;
+use super::{Rule, members};
 use crate::Error;
 use crate::backend::{OpResponse, Range, Txn};
 use crate::key::{self, prefix_end};
@@ -24,6 +24,8 @@ use std::time::Duration;
 
 /// How often it is looked whether a backend has not been told yet.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often a member that does not answer, or is lost, is ticked.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// How often a write of `members` is tried when clock or key move under it.
 const TRIES_MAX: usize = 8;
 
@@ -47,6 +49,29 @@ impl Fleet {
         }
     }
 
+    /// Ticks members that rounds leave out, or that did not answer the last one, until the store is closed: a tick and not a
+    /// read tells whether they are well. (Who is not connected is ticked by every try to connect.)
+    pub(crate) async fn run_probes(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.closed() => return,
+                () = tokio::time::sleep(PROBE_EVERY) => {}
+            }
+            let view = self.view();
+            let is_doubtful = |joined: &&Arc<Joined>| {
+                let fails = joined.state.lock().failing_since.is_some();
+                let lost = matches!(view.state(joined), Some(MemberState::Lost { .. }));
+                joined.is_connected() && (fails || lost)
+            };
+            let Ok(epoch) = self.next_epoch(Epoch(0)).await else {
+                continue;
+            };
+            let doubtful = view.connections.iter().filter(is_doubtful);
+            futures::future::join_all(doubtful.map(|joined| self.tick(joined, epoch))).await;
+        }
+    }
+
     async fn roll_out(&self, decided: &Membership) -> Result<(), Error> {
         let view = self.view();
         let (mut old, mut new) = (Vec::new(), Vec::new());
@@ -57,6 +82,7 @@ impl Fleet {
             let is_new = record.state == MemberState::Active
                 && joined.is_none_or(|joined| joined.own_generation() < record.since);
             match (record.state, joined) {
+                (MemberState::Lost { .. }, _) => {}
                 (_, Some(joined)) if is_new => new.push((joined.clone(), record.since)),
                 (_, joined) => {
                     // A newcomer that this replica has never reached counts as an old member: then others must do it.
@@ -84,6 +110,11 @@ impl Fleet {
         }
         let above = highest.unwrap_or(Epoch(0));
         for (joined, since) in new {
+            let above = if self.broken(Rule::NewcomerAbove) {
+                Epoch(0)
+            } else {
+                above
+            };
             self.tell(&joined, decided, Some((above, since))).await?;
             tracing::info!(cluster = %joined.member.name, generation = decided.generation, "a cluster is open");
         }
@@ -114,7 +145,7 @@ impl Fleet {
                 continue;
             }
             let mut members = read.members.clone();
-            members.membership = decided.clone();
+            members.take(decided, joined.slot(), read.clock);
             if members::write(self, joined, &read, &members).await? {
                 return Ok(read.clock.epoch);
             }

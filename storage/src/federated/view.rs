@@ -23,7 +23,7 @@ pub(crate) struct View {
     pub(crate) removed: Vec<(Arc<Joined>, Epoch)>,
     /// The last epochs of members that have left and that this replica has no connection to.
     gone: Vec<Epoch>,
-    /// Members that this replica has no connection to yet: a list of everything is not whole without them.
+    /// Members that cannot be asked, and why: a list of everything is not whole without them.
     pub(crate) absent: Vec<Absent>,
 }
 
@@ -31,13 +31,28 @@ pub(crate) struct View {
 #[derive(Debug)]
 pub(crate) struct Absent {
     pub(crate) name: String,
+    /// `None`: this replica has no connection to it yet. Otherwise it is lost from there on.
+    pub(crate) lost_from: Option<Epoch>,
+    /// Its connection, if this replica has one: what its log has shown is known.
+    joined: Option<Arc<Joined>>,
 }
 
 impl Absent {
+    /// Whether its log was read up to an epoch, or up to where it was lost.
+    fn was_read(&self, up_to: Epoch) -> bool {
+        let up_to = self.lost_from.map(|from| from.min(up_to));
+        let seen = self.joined.as_ref().and_then(|joined| joined.newest_epoch());
+        up_to.zip(seen).is_some_and(|(up_to, seen)| seen >= up_to)
+    }
+
     pub(crate) fn error(&self) -> crate::Error {
+        let cause = match self.lost_from {
+            Some(_) => "it is lost",
+            None => "this replica has no connection to it yet",
+        };
         crate::Error::Unavailable {
             cluster: self.name.clone(),
-            cause: "this replica has no connection to it yet".to_owned(),
+            cause: cause.to_owned(),
         }
     }
 }
@@ -61,13 +76,17 @@ impl View {
         };
         for record in &view.membership.members {
             let joined = view.connections.iter().find(|joined| is_of(joined, record));
+            let absent = |lost_from| Absent {
+                name: record.name.clone(),
+                lost_from,
+                joined: joined.cloned(),
+            };
             match (record.state, joined) {
+                (MemberState::Lost { from }, _) => view.absent.push(absent(Some(from))),
                 (MemberState::Active | MemberState::Leaving, Some(joined)) => {
                     view.serving.push(joined.clone())
                 }
-                (MemberState::Active | MemberState::Leaving, None) => view.absent.push(Absent {
-                    name: record.name.clone(),
-                }),
+                (MemberState::Active | MemberState::Leaving, None) => view.absent.push(absent(None)),
                 (MemberState::Removed { last }, Some(joined)) => view.removed.push((joined.clone(), last)),
                 (MemberState::Removed { last }, None) => view.gone.push(last),
             }
@@ -104,7 +123,7 @@ impl View {
         self.record(joined).is_some_and(|record| match record.state {
             MemberState::Active => joined.own_generation() >= record.since,
             MemberState::Leaving => true,
-            MemberState::Removed { .. } => false,
+            MemberState::Removed { .. } | MemberState::Lost { .. } => false,
         })
     }
 
@@ -118,7 +137,7 @@ impl View {
 
     /// The lowest clock that the logs of all who count have shown. `None`: one has not shown any.
     pub(crate) fn lowest_clock(&self) -> Option<Epoch> {
-        if !self.absent.is_empty() {
+        if self.absent.iter().any(|absent| absent.lost_from.is_none()) {
             return None;
         }
         // Who has left counts until its log has shown all that it ever held.
@@ -148,7 +167,12 @@ impl View {
         let unread = unread.map(|(joined, _)| {
             joined.unavailable("its log was not read so far, and the namespace may have lived there")
         });
-        unread.or_else(|| self.absent.first().map(Absent::error))
+        unread.or_else(|| {
+            self.absent
+                .iter()
+                .find(|absent| !absent.was_read(up_to))
+                .map(Absent::error)
+        })
     }
 
     /// Whether its changes end somewhere.

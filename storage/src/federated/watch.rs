@@ -77,7 +77,7 @@ struct Place {
     joined: Arc<Joined>,
     /// `None` until the position is known.
     cursor: Option<Cursor>,
-    /// Nothing above this revision is taken: the backend has left the fleet.
+    /// Nothing above this revision is taken: the backend has left the fleet, or is lost from there on.
     last: Option<Revision>,
 }
 
@@ -274,12 +274,12 @@ impl Watching {
             {
                 continue;
             }
+            let lost = matches!(record.state, MemberState::Lost { .. });
             let joined = view.connections.iter().find(|joined| is_of(joined, record));
-            let Some(joined) = joined else {
+            let Some(joined) = joined.filter(|_| !lost) else {
                 return Err(Error::Unavailable {
                     cluster: record.name.clone(),
-                    cause: "the watch needs changes of it, and this replica has no connection to it"
-                        .to_owned(),
+                    cause: "the watch needs changes from before it was lost".to_owned(),
                 });
             };
             let cursor = self.cursor_of(joined, rv, &view).await?;
@@ -315,7 +315,7 @@ impl Watching {
             // Its own log will say from where on it takes part.
             return Ok(None);
         }
-        match self.fleet.position(joined, rv).await {
+        match self.fleet.position_beyond_gap(joined, rv, &self.prefix()).await {
             Ok(position) => Ok(Some(Cursor::new(joined.clone(), self.prefix(), position))),
             Err(Error::Unavailable { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -515,6 +515,7 @@ impl Watching {
         for place in cursors.iter_mut() {
             place.last = match view.state(&place.joined) {
                 Some(state) if state.serves() => None,
+                Some(MemberState::Lost { from }) => Some(last_before(&place.joined, from)?),
                 Some(MemberState::Removed { .. }) if fleet.broken(Rule::LeaverIsReadToItsEnd) => {
                     Some(place.joined.state.lock().log.revision)
                 }
@@ -613,7 +614,7 @@ fn last_before(joined: &Joined, end: Epoch) -> Result<Revision, Error> {
     let cut = joined.state.lock().log.ticks.cut(end);
     match cut {
         Ok(Some(base)) => Ok(base - 1),
-        Ok(None) | Err(_) => Err(joined.unavailable("its log was not read up to there")),
+        Ok(None) | Err(_) => Err(joined.unavailable("it was lost before its log was read up to there")),
     }
 }
 

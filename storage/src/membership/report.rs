@@ -1,0 +1,234 @@
+//! What replicas report of the backends, and what follows from it: who is lost, who is back, who is ready. Pure.
+//!
+//! A member is lost when every ready replica says that it has not been able to tick it for a while (a tick, not a read: a
+//! full etcd reads well). A leader that is alone in its view decides nothing: perhaps it is the one that is cut off.
+
+use crate::membership::{MemberRecord, MemberState, Membership};
+use crate::resource_version::{Epoch, Slot};
+use std::time::Duration;
+
+/// How long no ready replica has been able to tick a member before it is lost.
+pub const LOSS_AFTER: Duration = Duration::from_secs(10);
+
+/// What one replica says. It repeats this every second or so, wherever the leader reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaReport {
+    /// The replica's name.
+    pub replica: String,
+    /// Whether it is ready, as [`is_ready`] says.
+    pub ready: bool,
+    /// How old the report is; one older than half of the time until a loss does not count.
+    pub age: Duration,
+    /// What it says of each backend that it is connected to.
+    pub backends: Vec<BackendReport>,
+}
+
+/// What a replica says of one backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendReport {
+    /// Its slot.
+    pub slot: Slot,
+    /// Its uid.
+    pub uid: String,
+    /// For how long it could not be ticked; `None`: the last tick was answered.
+    pub unreachable_for: Option<Duration>,
+    /// The clock that its log has shown here: no watch of this replica has released anything of it from there on.
+    pub clock: Option<Epoch>,
+    /// Whether it is open, as far as this replica knows.
+    pub open: bool,
+}
+
+/// What the leader does next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Nothing,
+    /// Give up leadership: it sees a loss, and no other ready replica to confirm it.
+    Resign,
+    /// Write this, by compare-and-swap on the generation that it was computed from.
+    Decide(Membership),
+}
+
+/// Who is lost or back, one member at a time. `held_back`: members under maintenance, which are not declared lost.
+#[must_use]
+pub fn judge(
+    current: &Membership,
+    leader: &str,
+    reports: &[ReplicaReport],
+    held_back: &[Slot],
+    loss_after: Duration,
+) -> Verdict {
+    let live: Vec<&ReplicaReport> = reports.iter().filter(|r| r.age <= loss_after / 2).collect();
+    let ready: Vec<&ReplicaReport> = live.iter().filter(|r| r.ready).copied().collect();
+    let alone = ready.iter().all(|report| report.replica == leader);
+    let others_exist = reports.iter().any(|report| report.replica != leader);
+    if ready.is_empty() {
+        return Verdict::Nothing;
+    }
+    for member in &current.members {
+        let of_member = |report: &&&ReplicaReport| report.of(member).cloned();
+        let said: Vec<BackendReport> = ready.iter().filter_map(|report| of_member(&report)).collect();
+        let everybody_says = said.len() == ready.len();
+        let next = match member.state {
+            MemberState::Active | MemberState::Leaving if !held_back.contains(&member.slot) => {
+                let lost = |said: &BackendReport| said.unreachable_for.is_some_and(|for_| for_ >= loss_after);
+                if !everybody_says || !said.iter().all(lost) {
+                    continue;
+                }
+                if alone && others_exist {
+                    return Verdict::Resign;
+                }
+                let live_said = live.iter().filter_map(|report| report.of(member));
+                current.lost(member.slot, lost_from(member, live_said))
+            }
+            MemberState::Lost { .. } => {
+                if !everybody_says || !said.iter().all(|said| said.unreachable_for.is_none()) {
+                    continue;
+                }
+                current.returned(member.slot)
+            }
+            _ => continue,
+        };
+        if let Ok(next) = next {
+            return Verdict::Decide(next);
+        }
+    }
+    Verdict::Nothing
+}
+
+/// Whether a replica is ready: not while it cannot tick a member that another ready replica reaches. The last one stays.
+#[must_use]
+pub fn is_ready(
+    current: &Membership,
+    mine: &ReplicaReport,
+    reports: &[ReplicaReport],
+    loss_after: Duration,
+) -> bool {
+    let others: Vec<&ReplicaReport> = reports
+        .iter()
+        .filter(|r| r.replica != mine.replica && r.ready && r.age <= loss_after / 2)
+        .collect();
+    let cut_off = |member: &MemberRecord| {
+        let unreachable = |report: &ReplicaReport| report.of(member).and_then(|said| said.unreachable_for);
+        let reaches = |report: &&ReplicaReport| report.of(member).is_some() && unreachable(report).is_none();
+        unreachable(mine).is_some_and(|for_| for_ >= loss_after) && others.iter().any(|other| reaches(other))
+    };
+    let mut serving = current.members.iter().filter(|member| member.state.serves());
+    others.is_empty() || !serving.any(cut_off)
+}
+
+/// The lowest clock of the member that any live replica has released up to.
+fn lost_from<'a>(member: &MemberRecord, said: impl Iterator<Item = &'a BackendReport> + Clone) -> Epoch {
+    let lowest = said
+        .clone()
+        .filter_map(|said| said.clock)
+        .min()
+        .unwrap_or_default();
+    // A return that never opened it: what was missed before is still missing.
+    match member.gap_from {
+        Some(from) if !said.clone().any(|said| said.open) => lowest.min(from),
+        _ => lowest,
+    }
+}
+
+impl ReplicaReport {
+    fn of(&self, member: &MemberRecord) -> Option<&BackendReport> {
+        self.backends
+            .iter()
+            .find(|said| said.slot == member.slot && said.uid == member.uid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Option<Duration> = Some(Duration::from_secs(11));
+
+    fn fleet() -> Membership {
+        let one = Membership::default().joined(Slot(0), "a", "uid-0").expect("free");
+        one.joined(Slot(1), "b", "uid-1").expect("free")
+    }
+
+    /// What a replica says of member 1; member 0 is well.
+    fn report(replica: &str, ready: bool, unreachable_for: Option<Duration>, clock: u64) -> ReplicaReport {
+        let backend = |slot: u16, unreachable_for, clock| BackendReport {
+            slot: Slot(slot),
+            uid: format!("uid-{slot}"),
+            unreachable_for,
+            clock: Some(Epoch(clock)),
+            open: true,
+        };
+        ReplicaReport {
+            replica: replica.to_owned(),
+            ready,
+            age: Duration::from_secs(1),
+            backends: vec![backend(0, None, 99), backend(1, unreachable_for, clock)],
+        }
+    }
+
+    #[test]
+    fn a_member_is_lost_when_all_ready_replicas_say_so() {
+        let check = |reports: &[ReplicaReport], expect: Verdict| {
+            assert_eq!(judge(&fleet(), "x", reports, &[], LOSS_AFTER), expect);
+        };
+        let lost = |from| Verdict::Decide(fleet().lost(Slot(1), Epoch(from)).expect("active"));
+        let short = Some(Duration::from_secs(9));
+        check(&[report("x", true, LONG, 8), report("y", true, LONG, 7)], lost(7));
+        check(
+            &[report("x", true, LONG, 8), report("y", true, None, 7)],
+            Verdict::Nothing,
+        );
+        check(
+            &[report("x", true, LONG, 8), report("y", true, short, 7)],
+            Verdict::Nothing,
+        );
+        // Who is not ready has no say, and its clock counts while it lives.
+        let three = [
+            report("x", true, LONG, 8),
+            report("y", true, LONG, 7),
+            report("z", false, None, 5),
+        ];
+        check(&three, lost(5));
+        // Alone in its view.
+        check(
+            &[report("x", true, LONG, 8), report("y", false, LONG, 7)],
+            Verdict::Resign,
+        );
+        check(&[report("x", true, LONG, 8)], lost(8));
+        let held = judge(
+            &fleet(),
+            "x",
+            &[report("x", true, LONG, 8)],
+            &[Slot(1)],
+            LOSS_AFTER,
+        );
+        assert_eq!(held, Verdict::Nothing);
+    }
+
+    #[test]
+    fn a_member_is_back_when_all_ready_replicas_reach_it() {
+        let lost = fleet().lost(Slot(1), Epoch(7)).expect("active");
+        let check = |reports: &[ReplicaReport], expect: Verdict| {
+            assert_eq!(judge(&lost, "x", reports, &[], LOSS_AFTER), expect);
+        };
+        let back = Verdict::Decide(lost.returned(Slot(1)).expect("lost"));
+        check(&[report("x", true, None, 8), report("y", true, None, 7)], back);
+        check(
+            &[report("x", true, None, 8), report("y", true, LONG, 7)],
+            Verdict::Nothing,
+        );
+    }
+
+    #[test]
+    fn who_is_cut_off_is_not_ready_unless_it_is_the_last() {
+        let check = |mine: ReplicaReport, others: &[ReplicaReport], expect: bool| {
+            assert_eq!(is_ready(&fleet(), &mine, others, LOSS_AFTER), expect);
+        };
+        check(report("x", true, LONG, 1), &[report("y", true, None, 1)], false);
+        check(report("x", true, LONG, 1), &[report("y", true, LONG, 1)], true);
+        check(report("x", true, LONG, 1), &[report("y", false, None, 1)], true);
+        check(report("x", true, LONG, 1), &[], true);
+        check(report("x", true, None, 1), &[report("y", true, None, 1)], true);
+    }
+}
