@@ -157,6 +157,8 @@ pub enum Rule {
     RoundSeesMembers,
     /// A member that has left counts until its log has been read to its end.
     LeaverIsReadToItsEnd,
+    /// A watch of all namespaces that is resumed asks every member who belongs to the fleet.
+    ResumeAsksMembers,
     /// Versions of the time when a member was lost are expired for kinds that changed on it meanwhile.
     GapsAreRemembered,
 }
@@ -416,7 +418,8 @@ impl FederatedStore {
             uid: member.uid.clone(),
             state: MemberState::Active,
             since: 0,
-            gap_from: None,
+            opens: 0,
+            missed: None,
         };
         let mut fixed = Membership {
             members: members.iter().map(record).collect(),

@@ -8,7 +8,9 @@
 //!            joined ──▶ Active ──▶ Leaving ──▶ Removed ──▶ (forgotten)
 //!                        ▲   │        │
 //!               returned │   ▼ lost   │ lost
-//!                        └─ Lost ◀────┘
+//!                        ├─ Lost ◀────┤
+//!                        │   ▼ given up
+//!                        └─ Offline ◀─┘
 //! ```
 
 pub mod report;
@@ -45,9 +47,23 @@ pub struct MemberRecord {
     /// The generation in which it got this state.
     #[serde(default)]
     pub since: u64,
-    /// It was lost from this epoch on before it returned.
+    /// The generation that its own `members` must say before it takes part: that of its joining, or of its last return.
+    #[serde(default)]
+    pub opens: u64,
+    /// What was missed of it before it returned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gap_from: Option<Epoch>,
+    pub missed: Option<Missed>,
+}
+
+/// What watches, and perhaps lists, went on without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Missed {
+    /// Its changes of this epoch and above.
+    pub from: Epoch,
+    /// Lists left it out as well: its objects, not only its changes.
+    #[serde(default)]
+    pub objects: bool,
 }
 
 /// What a member is to the fleet.
@@ -70,6 +86,12 @@ pub enum MemberState {
         /// Its changes of this epoch and above may be missing in what watches have delivered (`J`).
         from: Epoch,
     },
+    /// It was given up for now, by somebody who has said so: lists leave it out as well.
+    #[serde(rename_all = "camelCase")]
+    Offline {
+        /// As of [`MemberState::Lost`].
+        from: Epoch,
+    },
 }
 
 impl MemberState {
@@ -85,7 +107,7 @@ impl MemberState {
         match self {
             Self::Active | Self::Leaving => None,
             Self::Removed { last } => Some(Epoch(last.0 + 1)),
-            Self::Lost { from } => Some(from),
+            Self::Lost { from } | Self::Offline { from } => Some(from),
         }
     }
 }
@@ -97,6 +119,9 @@ pub struct Gap {
     pub from: Epoch,
     /// The epoch in which it came back.
     pub to: Epoch,
+    /// Lists left it out: whoever goes on from one of them has missed its objects.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub objects: bool,
 }
 
 impl Gap {
@@ -175,7 +200,8 @@ impl Membership {
             uid: uid.to_owned(),
             state: MemberState::Active,
             since: next.generation,
-            gap_from: None,
+            opens: next.generation,
+            missed: None,
         });
         next.members.sort_by_key(|member| member.slot);
         Ok(next)
@@ -186,8 +212,8 @@ impl Membership {
     /// # Errors
     /// `NotAMember`, `WrongState`.
     pub fn leaving(&self, slot: Slot) -> Result<Self, MembershipError> {
-        self.change(slot, "leaving", |state| {
-            (state == MemberState::Active).then_some(MemberState::Leaving)
+        self.change(slot, "leaving", |record| {
+            (record.state == MemberState::Active).then_some(MemberState::Leaving)
         })
     }
 
@@ -196,8 +222,8 @@ impl Membership {
     /// # Errors
     /// `NotAMember`, `WrongState`.
     pub fn staying(&self, slot: Slot) -> Result<Self, MembershipError> {
-        self.change(slot, "staying", |state| {
-            (state == MemberState::Leaving).then_some(MemberState::Active)
+        self.change(slot, "staying", |record| {
+            (record.state == MemberState::Leaving).then_some(MemberState::Active)
         })
     }
 
@@ -206,8 +232,8 @@ impl Membership {
     /// # Errors
     /// `NotAMember`, `WrongState`.
     pub fn removed(&self, slot: Slot, last: Epoch) -> Result<Self, MembershipError> {
-        self.change(slot, "removed", |state| {
-            (state == MemberState::Leaving).then_some(MemberState::Removed { last })
+        self.change(slot, "removed", |record| {
+            (record.state == MemberState::Leaving).then_some(MemberState::Removed { last })
         })
     }
 
@@ -231,8 +257,22 @@ impl Membership {
     /// # Errors
     /// `NotAMember`, `WrongState`.
     pub fn lost(&self, slot: Slot, from: Epoch) -> Result<Self, MembershipError> {
-        self.change(slot, "lost", |state| {
+        self.gone(slot, "lost", |state| {
             state.serves().then_some(MemberState::Lost { from })
+        })
+    }
+
+    /// It is left out of lists as well; `from` as for [`Membership::lost`], and for one that is lost already the lower of both.
+    ///
+    /// # Errors
+    /// `NotAMember`, `WrongState`.
+    pub fn offline(&self, slot: Slot, from: Epoch) -> Result<Self, MembershipError> {
+        self.gone(slot, "offline", |state| match state {
+            MemberState::Active | MemberState::Leaving => Some(MemberState::Offline { from }),
+            MemberState::Lost { from: before } => Some(MemberState::Offline {
+                from: before.min(from),
+            }),
+            MemberState::Removed { .. } | MemberState::Offline { .. } => None,
         })
     }
 
@@ -241,16 +281,39 @@ impl Membership {
     /// # Errors
     /// `NotAMember`, `WrongState`.
     pub fn returned(&self, slot: Slot) -> Result<Self, MembershipError> {
-        let mut next = self.change(slot, "back", |state| {
-            matches!(state, MemberState::Lost { .. }).then_some(MemberState::Active)
-        })?;
-        if let (Some(MemberState::Lost { from }), Some(member)) = (
-            self.member(slot).map(|member| member.state),
-            next.members.iter_mut().find(|member| member.slot == slot),
-        ) {
-            member.gap_from = Some(from);
+        let mut missed = None;
+        if let Some(member) = self.member(slot) {
+            let before = member.missed.is_some_and(|missed| missed.objects);
+            missed = match member.state {
+                MemberState::Lost { from } => Some(Missed {
+                    from,
+                    objects: before,
+                }),
+                MemberState::Offline { from } => Some(Missed { from, objects: true }),
+                _ => None,
+            };
         }
-        Ok(next)
+        let opens = self.generation + 1;
+        self.change(slot, "back", |record| {
+            (record.missed, record.opens) = (missed, opens);
+            missed.map(|_| MemberState::Active)
+        })
+    }
+
+    /// It is not reached any more. What was missed before it returned last is still missing if it never was opened, and then
+    /// `from` is not above that.
+    fn gone(
+        &self,
+        slot: Slot,
+        wanted: &'static str,
+        to: impl Fn(MemberState) -> Option<MemberState>,
+    ) -> Result<Self, MembershipError> {
+        self.change(slot, wanted, |record| {
+            let state = to(record.state)?;
+            let end = state.end().unwrap_or_default();
+            record.missed = record.missed.filter(|missed| end <= missed.from);
+            Some(state)
+        })
     }
 
     fn next(&self) -> Self {
@@ -264,17 +327,16 @@ impl Membership {
         &self,
         slot: Slot,
         wanted: &'static str,
-        to: impl Fn(MemberState) -> Option<MemberState>,
+        to: impl FnOnce(&mut MemberRecord) -> Option<MemberState>,
     ) -> Result<Self, MembershipError> {
+        let before = self.member(slot).ok_or(MembershipError::NotAMember(slot.0))?;
+        let mut changed = before.clone();
+        let state = to(&mut changed).ok_or_else(|| wrong_state(before, wanted))?;
         let mut next = self.next();
-        let generation = next.generation;
-        let member = next
-            .members
-            .iter_mut()
-            .find(|member| member.slot == slot)
-            .ok_or(MembershipError::NotAMember(slot.0))?;
-        let state = to(member.state).ok_or_else(|| wrong_state(member, wanted))?;
-        (member.state, member.since, member.gap_from) = (state, generation, None);
+        (changed.state, changed.since) = (state, next.generation);
+        for member in next.members.iter_mut().filter(|member| member.slot == slot) {
+            *member = changed.clone();
+        }
         Ok(next)
     }
 }
@@ -340,16 +402,48 @@ mod tests {
 
     #[test]
     fn the_gap_of_a_return_begins_where_it_was_lost() {
-        let lost = two().lost(Slot(0), Epoch(40)).expect("active");
-        assert_eq!(lost.member(Slot(0)).map(|m| m.state.end()), Some(Some(Epoch(40))));
-        let back = lost.returned(Slot(0)).expect("lost");
-        assert_eq!(back.member(Slot(0)).and_then(|m| m.gap_from), Some(Epoch(40)));
-        assert!(
-            Gap {
-                from: Epoch(40),
-                to: Epoch(50)
-            }
-            .holds(Epoch(49))
+        let check = |membership: Result<Membership, MembershipError>, state: MemberState, missed| {
+            let membership = membership.expect("it fits");
+            let member = membership.member(Slot(0)).expect("a member");
+            assert_eq!((member.state, member.missed), (state, missed));
+        };
+        let missed = |from, objects| {
+            Some(Missed {
+                from: Epoch(from),
+                objects,
+            })
+        };
+        let (lost, offline) = (
+            |from| MemberState::Lost { from: Epoch(from) },
+            |from| MemberState::Offline { from: Epoch(from) },
+        );
+        let gone = two().lost(Slot(0), Epoch(40)).expect("active");
+        check(Ok(gone.clone()), lost(40), None);
+        check(gone.returned(Slot(0)), MemberState::Active, missed(40, false));
+        let given_up = gone.offline(Slot(0), Epoch(50)).expect("lost");
+        check(Ok(given_up.clone()), offline(40), None);
+        let back = given_up.returned(Slot(0)).expect("offline");
+        check(Ok(back.clone()), MemberState::Active, missed(40, true));
+        // Gone again before it was opened, and after.
+        let again = back.lost(Slot(0), Epoch(40)).expect("active");
+        check(Ok(again.clone()), lost(40), missed(40, true));
+        check(again.returned(Slot(0)), MemberState::Active, missed(40, true));
+        check(back.lost(Slot(0), Epoch(60)), lost(60), None);
+        assert_eq!(
+            given_up
+                .offline(Slot(0), Epoch(1))
+                .expect_err("refused")
+                .to_string(),
+            "cluster \"a\" is Offline { from: Epoch(40) } and cannot be offline"
+        );
+        let gap = Gap {
+            from: Epoch(40),
+            to: Epoch(50),
+            objects: false,
+        };
+        assert_eq!(
+            [39, 40, 49, 50].map(|e| gap.holds(Epoch(e))),
+            [false, true, true, false]
         );
     }
 

@@ -155,6 +155,8 @@ fn break_rule(rule: Rule, promises: &[&str], shape: impl Fn(&mut Settings)) {
             decided: false,
             spares: 0,
             leaves: false,
+            losses: false,
+            offline: false,
             ..Settings::of_seed(seed)
         };
         shape(&mut settings);

@@ -141,4 +141,27 @@ pub struct Truth {
     pub owners: BTreeMap<String, Vec<(u16, ResourceVersion, Option<String>)>>,
     /// Members that have left, with the last epoch in which they may have changed.
     pub removed: Vec<(u16, u64)>,
+    /// When members were lost, or offline.
+    pub gaps: Vec<Gap>,
+}
+
+/// Epochs `from..to` in which watches over all namespaces may have gone on without a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// The member.
+    pub slot: u16,
+    /// The first epoch.
+    pub from: u64,
+    /// The epoch in which it came back.
+    pub to: u64,
+    /// It was offline: lists may have left its objects out.
+    pub objects: bool,
+}
+
+impl Gap {
+    /// Whether a version is of the gap, whichever backend it is of.
+    #[must_use]
+    pub fn holds(&self, version: ResourceVersion) -> bool {
+        (self.from..self.to).contains(&version.epoch().0)
+    }
 }

@@ -9,8 +9,8 @@ mod truth;
 mod world;
 
 use crate::history::{History, Truth};
-use actors::{disturber, lister, reader, releaser, watcher, writer};
-use control::{Control, operator};
+use actors::{blackouts, disturber, lister, reader, releaser, watcher, writer};
+use control::{Control, leader, operator};
 use outrigger_storage::backend::embedded::EmbeddedBackend;
 use outrigger_storage::federated::Rule;
 use rand::rngs::StdRng;
@@ -59,6 +59,10 @@ pub struct Settings {
     pub spares: u16,
     /// Whether members leave.
     pub leaves: bool,
+    /// Whether members are lost to all replicas, or to some, for long enough that it is declared.
+    pub losses: bool,
+    /// Whether members are taken offline.
+    pub offline: bool,
     /// A rule that is broken on purpose.
     pub broken: Option<Rule>,
 }
@@ -74,6 +78,8 @@ impl Settings {
         let decided = members.random_bool(0.5);
         let spares = if decided { members.random_range(0..=2) } else { 0 };
         let leaves = decided && members.random_bool(0.5);
+        let losses = decided && members.random_bool(0.5);
+        let offline = losses && members.random_bool(0.3);
         let drawn = Self {
             seed,
             backends: random.random_range(1..=3),
@@ -95,10 +101,14 @@ impl Settings {
             decided,
             spares,
             leaves,
+            losses,
+            offline,
             broken: None,
         };
+        let more = Duration::from_secs(if losses { 5 } else { 0 });
         Self {
             backends: drawn.backends + spares,
+            duration: drawn.duration + more,
             ..drawn
         }
     }
@@ -162,6 +172,7 @@ async fn simulate(settings: Settings) -> Outcome {
         placements: RefCell::default(),
         control: Control::new(settings.backends - settings.spares),
         connections: RefCell::default(),
+        reports: RefCell::default(),
         history: RefCell::default(),
         next_tag: Cell::new(1),
         writing: Cell::new(true),
@@ -189,6 +200,11 @@ async fn simulate(settings: Settings) -> Outcome {
     }
     if world.settings.decided {
         actors.push(tokio::task::spawn_local(operator(world.clone(), actor(32))));
+    }
+    if world.settings.losses {
+        // Not awaited: what is lost comes back after the last fault.
+        drop(tokio::task::spawn_local(leader(world.clone(), actor(33))));
+        actors.push(tokio::task::spawn_local(blackouts(world.clone(), actor(34))));
     }
     if late {
         tokio::time::sleep(world.settings.duration / 3).await;

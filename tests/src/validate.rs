@@ -3,7 +3,9 @@
 //! A validator names the promise that is broken and what was seen. It shares no code with the store: it computes
 //! resource versions, snapshots and event sequences by itself.
 
-use crate::history::{Change, Delivered, History, List, ObjectName, Truth, Watch, WriteKind, WriteResult};
+use crate::history::{
+    Change, Delivered, Gap, History, List, ObjectName, Truth, Watch, WriteKind, WriteResult,
+};
 use outrigger_storage::{EventKind, ResourceVersion};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,7 +32,7 @@ pub fn validate(history: &History, truth: &Truth, allowances: Allowances) -> Vec
     i1_versions_rise(truth, history, &mut found);
     i2_snapshots_are_exact(truth, history, &mut found);
     i3_watches_are_exact(truth, history, &mut found);
-    i4_retained_versions_resume(history, allowances, &mut found);
+    i4_retained_versions_resume(truth, history, allowances, &mut found);
     i5_acknowledged_writes_stay(truth, history, &mut found);
     i7_owners_only(truth, &mut found);
     found
@@ -133,7 +135,7 @@ fn i2_snapshots_are_exact(truth: &Truth, history: &History, found: &mut Vec<Viol
                 ),
             );
         }
-        if seen == expected {
+        if seen == expected || is_without_who_is_offline(truth, list, &expected, &seen) {
             continue;
         }
         let slots_seen: BTreeSet<u16> = seen.values().map(|(_, rv)| rv.slot().0).collect();
@@ -152,6 +154,31 @@ fn i2_snapshots_are_exact(truth: &Truth, history: &History, found: &mut Vec<Viol
         };
         violation(found, promise, difference(list, &expected, &seen));
     }
+}
+
+/// Whether exactly the objects of members are missing that were offline then.
+fn is_without_who_is_offline(
+    truth: &Truth,
+    list: &List,
+    expected: &BTreeMap<&ObjectName, (u64, ResourceVersion)>,
+    seen: &BTreeMap<&ObjectName, (u64, ResourceVersion)>,
+) -> bool {
+    let offline: BTreeSet<u16> = truth
+        .gaps
+        .iter()
+        .filter(|gap| gap.objects && list.namespace.is_none() && gap.holds(list.version))
+        .map(|gap| gap.slot)
+        .collect();
+    let slots = |objects: &BTreeMap<&ObjectName, (u64, ResourceVersion)>| -> BTreeSet<u16> {
+        objects.values().map(|(_, rv)| rv.slot().0).collect()
+    };
+    let left_out: BTreeSet<u16> = offline.difference(&slots(seen)).copied().collect();
+    let without = expected
+        .iter()
+        .filter(|(_, (_, rv))| !left_out.contains(&rv.slot().0));
+    without
+        .map(|(object, state)| (*object, *state))
+        .eq(seen.iter().map(|(o, s)| (*o, *s)))
 }
 
 fn difference(
@@ -176,6 +203,13 @@ fn difference(
     )
 }
 
+/// The gap that a change may be passed over for, in a watch over all namespaces that does not go on beyond the gap.
+fn gap_of<'a>(truth: &'a Truth, watch: &Watch, change: &Change) -> Option<&'a Gap> {
+    let of_change = |gap: &&Gap| gap.slot == change.slot && gap.holds(change.version);
+    let gaps = truth.gaps.iter().filter(|_| watch.namespace.is_none());
+    gaps.filter(of_change).max_by_key(|gap| gap.to)
+}
+
 /// I3: a watch from T delivers every change above T once, in the order of versions, or ends with 410. A deletion that
 /// nobody made is I6.
 fn i3_watches_are_exact(truth: &Truth, history: &History, found: &mut Vec<Violation>) {
@@ -186,7 +220,30 @@ fn i3_watches_are_exact(truth: &Truth, history: &History, found: &mut Vec<Violat
         let mut expected = truth.changes.iter().filter(in_scope).peekable();
         let mut ok = true;
         let mut last = watch.after;
+        // The end of the gap that it has passed over a change for.
+        let mut ends = u64::MAX;
         for delivered in &watch.delivered {
+            let (Delivered::Event(_, _, _, version) | Delivered::Bookmark(version)) = delivered;
+            while let Some(change) = expected.peek()
+                && (change.version < *version
+                    || change.version == *version && matches!(delivered, Delivered::Bookmark(_)))
+                && let Some(gap) = gap_of(truth, watch, change)
+            {
+                ends = ends.min(gap.to);
+                expected.next();
+            }
+            if version.epoch().0 >= ends {
+                violation(
+                    found,
+                    "I3",
+                    format!(
+                        "{}: {delivered:?} is beyond a gap that ended in epoch {ends}, and a change of the gap was not delivered",
+                        name(watch)
+                    ),
+                );
+                ok = false;
+                break;
+            }
             match delivered {
                 Delivered::Event(kind, object, tag, version) => {
                     let Some(change) = expected.next() else {
@@ -261,10 +318,32 @@ fn event_of(change: &Change) -> (EventKind, &ObjectName, u64, ResourceVersion) {
     }
 }
 
-/// I4: any replica resumes any retained version.
-fn i4_retained_versions_resume(history: &History, allowances: Allowances, found: &mut Vec<Violation>) {
+/// I4: any replica resumes any retained version. Versions of a gap that holds changes are not.
+fn i4_retained_versions_resume(
+    truth: &Truth,
+    history: &History,
+    allowances: Allowances,
+    found: &mut Vec<Violation>,
+) {
+    let holds_changes = |gap: &Gap| {
+        let mut changes = truth.changes.iter();
+        changes.any(|change| change.slot == gap.slot && gap.holds(change.version))
+    };
+    let lost: Vec<&Gap> = truth
+        .gaps
+        .iter()
+        .filter(|gap| gap.objects || holds_changes(gap))
+        .collect();
     for watch in &history.watches {
-        if let (Some(at), false) = (watch.expired, allowances.compaction) {
+        let is_of_gap = |at: ResourceVersion| {
+            // Whoever stands below where a member was taken offline cannot go on meanwhile.
+            let mut gaps = lost.iter().filter(|_| watch.namespace.is_none());
+            gaps.any(|gap| gap.holds(at) || gap.objects && at.epoch().0 < gap.from)
+        };
+        if let Some(at) = watch
+            .expired
+            .filter(|at| !allowances.compaction && !is_of_gap(*at))
+        {
             violation(
                 found,
                 "I4",
@@ -343,6 +422,11 @@ fn i5_acknowledged_writes_stay(truth: &Truth, history: &History, found: &mut Vec
             .filter(|list| list.most_recent && list.time.0 > write.time.1)
         {
             let in_scope = list.namespace.as_ref().is_none_or(|ns| *ns == write.object.0);
+            let is_offline =
+                |gap: &Gap| gap.objects && gap.slot == version.slot().0 && gap.holds(list.version);
+            if list.namespace.is_none() && truth.gaps.iter().any(is_offline) {
+                continue;
+            }
             if in_scope && list.version < version {
                 violation(
                     found,

@@ -321,7 +321,7 @@ fn configured(known: Known<'_>) -> Option<Condition> {
 fn drained(known: Known<'_>) -> Option<Condition> {
     let cluster = known.cluster?;
     let (status, reason, message) = match (cluster.membership?, cluster.namespaces) {
-        (MemberState::Active, _) => return None,
+        (MemberState::Active | MemberState::Lost { .. } | MemberState::Offline { .. }, _) => return None,
         (MemberState::Leaving, 0) if cluster.reachable => {
             ("True", "OwnsNothing", "No namespace lives on it.".to_owned())
         }

@@ -117,7 +117,7 @@ impl Fleet {
         let view = self.view();
         let owners: Vec<Arc<Joined>> = match self.route(domain) {
             Some((owner, _)) => vec![owner],
-            None => match view.absent.first() {
+            None => match view.absent.iter().chain(&view.given_up).next() {
                 None if view.serving.is_empty() => return Err(Error::NoMembers),
                 Some(absent) => return Err(absent.error()),
                 None => view.serving.clone(),
@@ -187,6 +187,7 @@ impl Fleet {
         let joined = view.connection(claim.slot);
         let joined =
             joined.ok_or_else(|| Error::Internal(format!("no backend has slot {}", claim.slot.0)))?;
+        view.check_not_away(joined)?;
         if !view.is_open(joined) {
             return Err(joined.unavailable(CLOSED_TO_CLAIMS));
         }

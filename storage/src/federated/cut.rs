@@ -240,7 +240,7 @@ impl Fleet {
         let began = Instant::now();
         joined.metrics().tick();
         let answer = joined.tick(epoch).await;
-        joined.was_ticked(answer.is_ok());
+        joined.was_ticked(began, answer.is_ok());
         let (ticked, members) = answer?;
         joined.metrics().observe_tick_round(began.elapsed());
         self.saw_epoch(ticked.clock.epoch);

@@ -73,7 +73,7 @@ impl Fleet {
                 () = joined.closed() => return,
                 error = self.connect_and_follow(&joined) => error,
             };
-            joined.was_ticked(false);
+            joined.was_ticked(Instant::now(), false);
             let was_connected = joined.update(|state| {
                 state.problem = Some(match &error {
                     Error::Unavailable { cause, .. } => cause.clone(),

@@ -210,7 +210,7 @@ impl Fleet {
     /// an answer could be dated by, so "nothing there" would be a guess.
     pub(crate) fn check_has_members(&self) -> Result<(), Error> {
         let view = self.view();
-        match view.serving.is_empty() && view.absent.is_empty() {
+        match view.serving.is_empty() && view.absent.is_empty() && view.given_up.is_empty() {
             true => Err(Error::NoMembers),
             false => Ok(()),
         }
@@ -366,7 +366,7 @@ impl Fleet {
     /// The closed epoch, if nobody is missing below it: no member is lost or still coming back.
     pub(crate) fn complete_epoch(&self) -> Option<Epoch> {
         let (epoch, view) = self.closed_view();
-        let epoch = epoch.filter(|_| view.absent.is_empty())?;
+        let epoch = epoch.filter(|_| view.absent.is_empty() && view.given_up.is_empty())?;
         let seen = |joined: &Arc<Joined>| joined.newest_epoch().is_some_and(|seen| seen >= epoch);
         view.serving.iter().all(seen).then_some(epoch)
     }

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! A version below 8 goes on with x1, x2, x3. A version of the gap may stand for having seen x2 or not: if the gap holds
-//! anything of the kind, nobody can tell, and it is expired. Otherwise nothing was missed, and it goes on at 30.
+//! anything of the kind, nobody can tell, and it is expired. Otherwise nothing was missed, and it goes on at 30. If lists
+//! left the member out meanwhile, versions of the gap are expired whatever it holds.
 
 use super::Rule;
 use super::fleet::Fleet;
@@ -29,8 +30,13 @@ impl Fleet {
         let position = self.position(joined, rv).await?;
         let gap = {
             let state = joined.state.lock();
-            let gap = state.own.gaps.iter().rev().find(|gap| gap.holds(rv.epoch()));
-            gap.copied()
+            let gaps = state.own.gaps.iter().filter(|gap| gap.holds(rv.epoch()));
+            // Gaps may overlap: a member that is lost again before all have read what it held.
+            gaps.copied().reduce(|a, b| Gap {
+                from: a.from.min(b.from),
+                to: a.to.max(b.to),
+                objects: a.objects || b.objects,
+            })
         };
         let Some(gap) = gap.filter(|_| !self.broken(Rule::GapsAreRemembered)) else {
             return Ok(position);
@@ -41,7 +47,7 @@ impl Fleet {
         let Some((first, end)) = ends else {
             return Err(Error::Expired { requested: rv });
         };
-        if first < end && self.holds_changes(joined, prefix, first, end - 1).await? {
+        if gap.objects || first < end && self.holds_changes(joined, prefix, first, end - 1).await? {
             return Err(Error::Expired { requested: rv });
         }
         Ok(position.max(end - 1))

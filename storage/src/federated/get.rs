@@ -77,6 +77,7 @@ impl Fleet {
                 return Ok(Located::Owned(sole));
             }
             if let Some((joined, _)) = self.route(domain) {
+                self.view().check_not_away(&joined)?;
                 return Ok(Located::Owned(joined));
             }
             self.check_has_members()?;
@@ -92,8 +93,9 @@ impl Fleet {
             }
             let silent = found.iter().filter(|(_, owner)| owner.is_err());
             let silent = silent.map(|(joined, _)| joined.member.name.clone());
-            let absent = snapshot.view.absent.iter().map(|absent| absent.name.clone());
-            let missing: Vec<String> = silent.chain(absent).collect();
+            let away = snapshot.view.absent.iter().chain(&snapshot.view.given_up);
+            let away = away.map(|member| member.name.clone());
+            let missing: Vec<String> = silent.chain(away).collect();
             if !missing.is_empty() {
                 return Err(Error::OwnerUnknown {
                     domain: domain.placement_name(),

@@ -439,12 +439,12 @@ impl Joined {
         Err(self.unavailable("its clock cannot be read"))
     }
 
-    /// Remembers since when ticks are not answered.
-    pub(crate) fn was_ticked(&self, answered: bool) {
+    /// Remembers since when ticks are not answered: since the first of them was `sent`.
+    pub(crate) fn was_ticked(&self, sent: Instant, answered: bool) {
         let mut state = self.state.lock();
         state.failing_since = match answered {
             true => None,
-            false => state.failing_since.or_else(|| Some(Instant::now())),
+            false => state.failing_since.or(Some(sent)),
         };
     }
 

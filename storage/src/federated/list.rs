@@ -415,7 +415,9 @@ impl Fleet {
         let closed = closed?;
         let resource_version = ResourceVersion::cut(closed);
         // What is closed may be older than the departure of a member (seed 1023).
-        let holders = members.holders(closed)?;
+        let holders = members
+            .holders(closed)
+            .filter(|_| !members.lacks_objects_at(closed))?;
         if rv.is_some_and(|rv| resource_version < rv)
             || !members.absent.is_empty()
             || !holders.iter().all(|joined| joined.is_connected())
@@ -447,7 +449,8 @@ impl Fleet {
         };
         let members = self.view();
         // Who has left since then is read as it was then.
-        let Some(holders) = members.holders(rv.epoch()) else {
+        let holders = members.holders(rv.epoch());
+        let Some(holders) = holders.filter(|_| !members.lacks_objects_at(rv.epoch())) else {
             return Err(Error::Expired { requested: rv });
         };
         for absent in &members.absent {

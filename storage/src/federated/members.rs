@@ -64,17 +64,22 @@ impl Members {
     /// Becomes the membership `decided`, which the backend with this slot gets at `clock`.
     pub(crate) fn take(&mut self, decided: &Membership, slot: Slot, clock: Clock) {
         let record = decided.member(slot);
-        let returns =
-            record.filter(|r| r.state == MemberState::Active && self.membership.generation < r.since);
-        if let Some(from) = returns.and_then(|record| record.gap_from) {
+        let opened = record.filter(|r| r.state.serves() && self.membership.generation < r.opens);
+        if let Some(missed) = opened.and_then(|record| record.missed) {
             self.gaps.push(Gap {
-                from,
+                from: missed.from,
                 to: clock.epoch,
+                objects: missed.objects,
             });
         }
         while self.gaps.len() > GAPS_MAX {
             let second = self.gaps.remove(1);
-            self.gaps[0].to = second.to;
+            let first = &mut self.gaps[0];
+            *first = Gap {
+                from: first.from.min(second.from),
+                to: second.to,
+                objects: first.objects || second.objects,
+            };
         }
         self.membership = decided.clone();
     }

@@ -61,8 +61,8 @@ impl Fleet {
             let view = self.view();
             let is_doubtful = |joined: &&Arc<Joined>| {
                 let fails = joined.state.lock().failing_since.is_some();
-                let lost = matches!(view.state(joined), Some(MemberState::Lost { .. }));
-                joined.is_connected() && (fails || lost)
+                // Rounds leave out who is lost or offline.
+                joined.is_connected() && (fails || view.is_away(joined))
             };
             let Ok(epoch) = self.next_epoch(Epoch(0)).await else {
                 continue;
@@ -79,11 +79,11 @@ impl Fleet {
         for record in &decided.members {
             let joined = view.connections.iter().find(|joined| is_of(joined, record));
             let joined = joined.filter(|joined| joined.is_connected());
-            let is_new = record.state == MemberState::Active
-                && joined.is_none_or(|joined| joined.own_generation() < record.since);
+            let is_new =
+                record.state.serves() && joined.is_none_or(|joined| joined.own_generation() < record.opens);
             match (record.state, joined) {
-                (MemberState::Lost { .. }, _) => {}
-                (_, Some(joined)) if is_new => new.push((joined.clone(), record.since)),
+                (MemberState::Lost { .. } | MemberState::Offline { .. }, _) => {}
+                (_, Some(joined)) if is_new => new.push((joined.clone(), record.opens)),
                 (_, joined) => {
                     // A newcomer that this replica has never reached counts as an old member: then others must do it.
                     old_members += usize::from(record.state.serves());
@@ -109,13 +109,13 @@ impl Fleet {
             return Err(failed.unwrap_or_else(none));
         }
         let above = highest.unwrap_or(Epoch(0));
-        for (joined, since) in new {
+        for (joined, opens) in new {
             let above = if self.broken(Rule::NewcomerAbove) {
                 Epoch(0)
             } else {
                 above
             };
-            self.tell(&joined, decided, Some((above, since))).await?;
+            self.tell(&joined, decided, Some((above, opens))).await?;
             tracing::info!(cluster = %joined.member.name, generation = decided.generation, "a cluster is open");
         }
         failed.map_or(Ok(()), Err)
@@ -134,7 +134,7 @@ impl Fleet {
                 return Err(joined.unavailable("it has no clock"));
             };
             let known = read.members.membership.generation;
-            if known >= open.map_or(decided.generation, |(_, since)| since) {
+            if known >= open.map_or(decided.generation, |(_, opens)| opens) {
                 let value = serde_json::to_vec(&read.members).map_err(|e| Error::Internal(e.to_string()))?;
                 members::observe(self, joined, &value);
                 return Ok(read.clock.epoch);

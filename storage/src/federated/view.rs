@@ -25,14 +25,16 @@ pub(crate) struct View {
     gone: Vec<Epoch>,
     /// Members that cannot be asked, and why: a list of everything is not whole without them.
     pub(crate) absent: Vec<Absent>,
+    /// Members that were given up: lists of everything are without them.
+    pub(crate) given_up: Vec<Absent>,
 }
 
 /// A member that cannot be asked.
 #[derive(Debug)]
 pub(crate) struct Absent {
     pub(crate) name: String,
-    /// `None`: this replica has no connection to it yet. Otherwise it is lost from there on.
-    pub(crate) lost_from: Option<Epoch>,
+    /// What the membership says of it.
+    state: MemberState,
     /// Its connection, if this replica has one: what its log has shown is known.
     joined: Option<Arc<Joined>>,
 }
@@ -40,20 +42,27 @@ pub(crate) struct Absent {
 impl Absent {
     /// Whether its log was read up to an epoch, or up to where it was lost.
     fn was_read(&self, up_to: Epoch) -> bool {
-        let up_to = self.lost_from.map(|from| from.min(up_to));
+        let up_to = self.state.end().map(|from| from.min(up_to));
         let seen = self.joined.as_ref().and_then(|joined| joined.newest_epoch());
         up_to.zip(seen).is_some_and(|(up_to, seen)| seen >= up_to)
     }
 
     pub(crate) fn error(&self) -> crate::Error {
-        let cause = match self.lost_from {
-            Some(_) => "it is lost",
-            None => "this replica has no connection to it yet",
-        };
         crate::Error::Unavailable {
             cluster: self.name.clone(),
-            cause: cause.to_owned(),
+            cause: why_away(self.state)
+                .unwrap_or("this replica has no connection to it yet")
+                .to_owned(),
         }
+    }
+}
+
+/// Why a member with this state is not asked, if it is the state that says so.
+fn why_away(state: MemberState) -> Option<&'static str> {
+    match state {
+        MemberState::Lost { .. } => Some("it is lost: no replica reaches it"),
+        MemberState::Offline { .. } => Some("it was taken offline"),
+        MemberState::Active | MemberState::Leaving | MemberState::Removed { .. } => None,
     }
 }
 
@@ -73,20 +82,22 @@ impl View {
             removed: Vec::new(),
             gone: Vec::new(),
             absent: Vec::new(),
+            given_up: Vec::new(),
         };
         for record in &view.membership.members {
             let joined = view.connections.iter().find(|joined| is_of(joined, record));
-            let absent = |lost_from| Absent {
+            let absent = || Absent {
                 name: record.name.clone(),
-                lost_from,
+                state: record.state,
                 joined: joined.cloned(),
             };
             match (record.state, joined) {
-                (MemberState::Lost { from }, _) => view.absent.push(absent(Some(from))),
+                (MemberState::Lost { .. }, _) => view.absent.push(absent()),
+                (MemberState::Offline { .. }, _) => view.given_up.push(absent()),
                 (MemberState::Active | MemberState::Leaving, Some(joined)) => {
                     view.serving.push(joined.clone())
                 }
-                (MemberState::Active | MemberState::Leaving, None) => view.absent.push(absent(None)),
+                (MemberState::Active | MemberState::Leaving, None) => view.absent.push(absent()),
                 (MemberState::Removed { last }, Some(joined)) => view.removed.push((joined.clone(), last)),
                 (MemberState::Removed { last }, None) => view.gone.push(last),
             }
@@ -121,10 +132,28 @@ impl View {
     /// Whether new namespaces and writes may go to it: it is a member, and its own `members` says that it is open.
     pub(crate) fn is_open(&self, joined: &Joined) -> bool {
         self.record(joined).is_some_and(|record| match record.state {
-            MemberState::Active => joined.own_generation() >= record.since,
-            MemberState::Leaving => true,
-            MemberState::Removed { .. } | MemberState::Lost { .. } => false,
+            MemberState::Active | MemberState::Leaving => joined.own_generation() >= record.opens,
+            MemberState::Removed { .. } | MemberState::Lost { .. } | MemberState::Offline { .. } => false,
         })
+    }
+
+    /// Whether it is declared lost, or given up.
+    pub(crate) fn is_away(&self, joined: &Joined) -> bool {
+        self.check_not_away(joined).is_err()
+    }
+
+    /// `Unavailable`, at once, for what only a member has that is declared lost, or given up.
+    pub(crate) fn check_not_away(&self, joined: &Joined) -> Result<(), crate::Error> {
+        match self.state(joined).and_then(why_away) {
+            Some(cause) => Err(joined.unavailable(cause)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a list at this epoch would have to show the objects of a member that was given up later.
+    pub(crate) fn lacks_objects_at(&self, epoch: Epoch) -> bool {
+        let mut since = self.given_up.iter().filter_map(|member| member.state.end());
+        since.any(|from| epoch < from)
     }
 
     /// Serving members and those that have left, which are ticked on so that old versions find their place.
@@ -137,7 +166,8 @@ impl View {
 
     /// The lowest clock that the logs of all who count have shown. `None`: one has not shown any.
     pub(crate) fn lowest_clock(&self) -> Option<Epoch> {
-        if self.absent.iter().any(|absent| absent.lost_from.is_none()) {
+        // Who is lost is waited for no longer.
+        if self.absent.iter().any(|absent| absent.state.serves()) {
             return None;
         }
         // Who has left counts until its log has shown all that it ever held.
@@ -168,10 +198,8 @@ impl View {
             joined.unavailable("its log was not read so far, and the namespace may have lived there")
         });
         unread.or_else(|| {
-            self.absent
-                .iter()
-                .find(|absent| !absent.was_read(up_to))
-                .map(Absent::error)
+            let mut away = self.absent.iter().chain(&self.given_up);
+            away.find(|absent| !absent.was_read(up_to)).map(Absent::error)
         })
     }
 

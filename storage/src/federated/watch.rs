@@ -11,6 +11,7 @@
 //! Unreleased changes stay in the ring (or in etcd's history): nothing is buffered for a watch but a few entries.
 
 use super::cursor::Cursor;
+use super::cut::Snapshot;
 use super::fleet::Fleet;
 use super::joined::Joined;
 use super::list::{Listing, is_partial};
@@ -260,6 +261,9 @@ impl Watching {
     /// Backends that are away get their position when they are back: until then nothing is released.
     async fn all_after(&mut self, rv: ResourceVersion) -> Result<Source, Error> {
         let closed = self.fleet.closed_changes();
+        // Whoever released this version may have gone on without a member that this replica does not know to be lost, or
+        // to have been: every member says anew who belongs to the fleet.
+        let asked = self.fleet.rounds.snapshot().await?;
         let view = self.fleet.view();
         if rv.epoch() < view.membership.horizon {
             return Err(Error::Expired { requested: rv });
@@ -274,6 +278,10 @@ impl Watching {
             {
                 continue;
             }
+            if matches!(record.state, MemberState::Offline { .. }) {
+                // Perhaps for ever.
+                return Err(Error::Expired { requested: rv });
+            }
             let lost = matches!(record.state, MemberState::Lost { .. });
             let joined = view.connections.iter().find(|joined| is_of(joined, record));
             let Some(joined) = joined.filter(|_| !lost) else {
@@ -282,7 +290,10 @@ impl Watching {
                     cause: "the watch needs changes from before it was lost".to_owned(),
                 });
             };
-            let cursor = self.cursor_of(joined, rv, &view).await?;
+            let cursor = match self.has_answered(joined, &asked, &view) {
+                true => self.cursor_of(joined, rv, &view).await?,
+                false => None,
+            };
             cursors.push(Place {
                 joined: joined.clone(),
                 cursor,
@@ -294,6 +305,12 @@ impl Watching {
             cursors,
             closed,
         })
+    }
+
+    /// Whether its answer in this round has told this replica whatever it knows of the members. Who has left tells nothing.
+    fn has_answered(&self, joined: &Joined, asked: &Snapshot, view: &View) -> bool {
+        let left = view.state(joined).is_some_and(|state| !state.serves());
+        left || asked.cut(joined).is_ok() || self.fleet.broken(Rule::ResumeAsksMembers)
     }
 
     async fn cursor_of(
@@ -439,7 +456,10 @@ impl Watching {
         }
         let (released, view) = self.fleet.closed_view();
         self.meet_members(&view)?;
-        self.place_cursors(&view).await?;
+        if self.place_cursors(&view).await? {
+            // The members may have changed meanwhile.
+            return Ok(());
+        }
         let State::Following(Source::All { cursors, closed, .. }) = &mut self.state else {
             return Ok(());
         };
@@ -512,10 +532,26 @@ impl Watching {
         if *version == view.version && !left {
             return Ok(());
         }
+        // Of whom is away nothing more is delivered once the watch is past where it was lost.
+        let is_passed = |place: &Place| match view.state(&place.joined) {
+            Some(MemberState::Lost { from } | MemberState::Offline { from }) => {
+                position >= Some(ResourceVersion::cut(from))
+            }
+            _ => false,
+        };
+        cursors.retain(|place| !is_passed(place));
         for place in cursors.iter_mut() {
             place.last = match view.state(&place.joined) {
-                Some(state) if state.serves() => None,
-                Some(MemberState::Lost { from }) => Some(last_before(&place.joined, from)?),
+                Some(state) if state.serves() => {
+                    if place.last.is_some() {
+                        // It was away, and is back: its gap is looked at.
+                        place.cursor = None;
+                    }
+                    None
+                }
+                Some(MemberState::Lost { from } | MemberState::Offline { from }) => {
+                    Some(last_before(&place.joined, from)?)
+                }
                 Some(MemberState::Removed { .. }) if fleet.broken(Rule::LeaverIsReadToItsEnd) => {
                     Some(place.joined.state.lock().log.revision)
                 }
@@ -551,17 +587,29 @@ impl Watching {
         Ok(())
     }
 
-    /// Finds the position of backends that were away.
-    async fn place_cursors(&mut self, view: &View) -> Result<(), Error> {
+    /// Finds the position of backends that were away. Returns whether it has found one.
+    async fn place_cursors(&mut self, view: &View) -> Result<bool, Error> {
         let State::Following(Source::All { cursors, .. }) = &self.state else {
-            return Ok(());
+            return Ok(false);
         };
-        let Some(rv) = self.position else { return Ok(()) };
+        let Some(rv) = self.position else {
+            return Ok(false);
+        };
         let away = |place: &Place| place.cursor.is_none().then(|| place.joined.clone());
-        for joined in cursors.iter().filter_map(away).collect::<Vec<_>>() {
+        let away: Vec<Arc<Joined>> = cursors.iter().filter_map(away).collect();
+        if away.is_empty() {
+            return Ok(false);
+        }
+        let asked = self.fleet.rounds.snapshot().await?;
+        let mut placed = false;
+        for joined in away {
+            if !self.has_answered(&joined, &asked, view) {
+                continue;
+            }
             let found = self.cursor_of(&joined, rv, view).await?;
+            placed |= found.is_some();
             let State::Following(Source::All { cursors, .. }) = &mut self.state else {
-                return Ok(());
+                return Ok(placed);
             };
             if let Some(place) = cursors
                 .iter_mut()
@@ -570,7 +618,7 @@ impl Watching {
                 place.cursor = found;
             }
         }
-        Ok(())
+        Ok(placed)
     }
 }
 

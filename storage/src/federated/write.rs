@@ -177,7 +177,9 @@ impl Fleet {
         if owner.record.state != super::OwnerState::Active {
             return Err(Error::Unplaced(domain.placement_name()));
         }
-        if !self.view().is_open(&joined) {
+        let view = self.view();
+        view.check_not_away(&joined)?;
+        if !view.is_open(&joined) {
             return Err(joined.unavailable("it is not open yet, or has left"));
         }
         Ok((joined, Some(owner)))

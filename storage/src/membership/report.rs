@@ -49,13 +49,22 @@ pub enum Verdict {
     Decide(Membership),
 }
 
-/// Who is lost or back, one member at a time. `held_back`: members under maintenance, which are not declared lost.
+/// What the administrators want of members that may be lost.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Under maintenance: they are not declared lost.
+    pub held_back: Vec<Slot>,
+    /// Given up for now: they are taken out, whether they can be reached or not, and do not return.
+    pub offline: Vec<Slot>,
+}
+
+/// Who is lost or back, one member at a time.
 #[must_use]
 pub fn judge(
     current: &Membership,
     leader: &str,
     reports: &[ReplicaReport],
-    held_back: &[Slot],
+    wishes: &Wishes,
     loss_after: Duration,
 ) -> Verdict {
     let live: Vec<&ReplicaReport> = reports.iter().filter(|r| r.age <= loss_after / 2).collect();
@@ -68,23 +77,26 @@ pub fn judge(
     for member in &current.members {
         let of_member = |report: &&&ReplicaReport| report.of(member).cloned();
         let said: Vec<BackendReport> = ready.iter().filter_map(|report| of_member(&report)).collect();
-        let everybody_says = said.len() == ready.len();
+        let everybody_says =
+            |what: &dyn Fn(&BackendReport) -> bool| said.len() == ready.len() && said.iter().all(what);
+        let is_lost = || everybody_says(&|said| said.unreachable_for.is_some_and(|for_| for_ >= loss_after));
+        let is_back = || everybody_says(&|said| said.unreachable_for.is_none());
+        let live_said = live.iter().filter_map(|report| report.of(member));
+        let wants_offline = wishes.offline.contains(&member.slot);
         let next = match member.state {
-            MemberState::Active | MemberState::Leaving if !held_back.contains(&member.slot) => {
-                let lost = |said: &BackendReport| said.unreachable_for.is_some_and(|for_| for_ >= loss_after);
-                if !everybody_says || !said.iter().all(lost) {
+            MemberState::Active | MemberState::Leaving | MemberState::Lost { .. } if wants_offline => {
+                current.offline(member.slot, lost_from(member, live_said))
+            }
+            MemberState::Active | MemberState::Leaving if !wishes.held_back.contains(&member.slot) => {
+                if !is_lost() {
                     continue;
                 }
                 if alone && others_exist {
                     return Verdict::Resign;
                 }
-                let live_said = live.iter().filter_map(|report| report.of(member));
                 current.lost(member.slot, lost_from(member, live_said))
             }
-            MemberState::Lost { .. } => {
-                if !everybody_says || !said.iter().all(|said| said.unreachable_for.is_none()) {
-                    continue;
-                }
+            MemberState::Lost { .. } | MemberState::Offline { .. } if !wants_offline && is_back() => {
                 current.returned(member.slot)
             }
             _ => continue,
@@ -125,8 +137,8 @@ fn lost_from<'a>(member: &MemberRecord, said: impl Iterator<Item = &'a BackendRe
         .min()
         .unwrap_or_default();
     // A return that never opened it: what was missed before is still missing.
-    match member.gap_from {
-        Some(from) if !said.clone().any(|said| said.open) => lowest.min(from),
+    match member.missed {
+        Some(missed) if !said.clone().any(|said| said.open) => lowest.min(missed.from),
         _ => lowest,
     }
 }
@@ -170,7 +182,10 @@ mod tests {
     #[test]
     fn a_member_is_lost_when_all_ready_replicas_say_so() {
         let check = |reports: &[ReplicaReport], expect: Verdict| {
-            assert_eq!(judge(&fleet(), "x", reports, &[], LOSS_AFTER), expect);
+            assert_eq!(
+                judge(&fleet(), "x", reports, &Wishes::default(), LOSS_AFTER),
+                expect
+            );
         };
         let lost = |from| Verdict::Decide(fleet().lost(Slot(1), Epoch(from)).expect("active"));
         let short = Some(Duration::from_secs(9));
@@ -196,21 +211,46 @@ mod tests {
             Verdict::Resign,
         );
         check(&[report("x", true, LONG, 8)], lost(8));
+        let maintained = Wishes {
+            held_back: vec![Slot(1)],
+            ..Wishes::default()
+        };
         let held = judge(
             &fleet(),
             "x",
             &[report("x", true, LONG, 8)],
-            &[Slot(1)],
+            &maintained,
             LOSS_AFTER,
         );
         assert_eq!(held, Verdict::Nothing);
     }
 
     #[test]
+    fn who_is_given_up_is_out_until_it_is_wanted_again() {
+        let wish = Wishes {
+            offline: vec![Slot(1)],
+            ..Wishes::default()
+        };
+        let check = |membership: &Membership, wishes: &Wishes, unreachable_for, expect: Verdict| {
+            let reports = [report("x", true, unreachable_for, 8)];
+            assert_eq!(judge(membership, "x", &reports, wishes, LOSS_AFTER), expect);
+        };
+        let given_up = |m: &Membership| Verdict::Decide(m.offline(Slot(1), Epoch(8)).expect("it serves"));
+        let lost = fleet().lost(Slot(1), Epoch(9)).expect("active");
+        check(&fleet(), &wish, None, given_up(&fleet()));
+        check(&lost, &wish, LONG, given_up(&lost));
+        let offline = fleet().offline(Slot(1), Epoch(8)).expect("active");
+        check(&offline, &wish, None, Verdict::Nothing);
+        check(&offline, &Wishes::default(), LONG, Verdict::Nothing);
+        let back = Verdict::Decide(offline.returned(Slot(1)).expect("offline"));
+        check(&offline, &Wishes::default(), None, back);
+    }
+
+    #[test]
     fn a_member_is_back_when_all_ready_replicas_reach_it() {
         let lost = fleet().lost(Slot(1), Epoch(7)).expect("active");
         let check = |reports: &[ReplicaReport], expect: Verdict| {
-            assert_eq!(judge(&lost, "x", reports, &[], LOSS_AFTER), expect);
+            assert_eq!(judge(&lost, "x", reports, &Wishes::default(), LOSS_AFTER), expect);
         };
         let back = Verdict::Decide(lost.returned(Slot(1)).expect("lost"));
         check(&[report("x", true, None, 8), report("y", true, None, 7)], back);

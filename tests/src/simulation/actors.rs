@@ -424,6 +424,36 @@ pub(super) async fn disturber(world: Shared, mut random: StdRng) {
     }
 }
 
+/// Takes a backend away from all replicas, or from some, for about as long as it takes to declare it lost.
+pub(super) async fn blackouts(world: Shared, mut random: StdRng) {
+    while world.writing.get() {
+        pause(&mut random, 1500).await;
+        let backend = random.random_range(0..usize::from(world.settings.backends));
+        let all = random.random_bool(0.7);
+        let kinds = [
+            Outage::Down,
+            Outage::Partitioned,
+            Outage::Partitioned,
+            Outage::Writes,
+        ];
+        let kind = kinds[random.random_range(0..kinds.len())];
+        let hit: Vec<_> = {
+            let faults = world.faults.borrow();
+            let of_backend = faults.iter().map(|replica| replica[backend].clone());
+            of_backend.filter(|_| all || random.random_bool(0.5)).collect()
+        };
+        hit.iter().for_each(|faults| faults.outage(kind));
+        pause(&mut random, 5000).await;
+        for faults in hit {
+            // Some replicas reach it again before others.
+            if random.random_bool(0.3) {
+                pause(&mut random, 800).await;
+            }
+            faults.outage(Outage::None);
+        }
+    }
+}
+
 /// A little of everything.
 pub(super) fn lose(faults: &Faults, random: &mut StdRng) {
     let p = |random: &mut StdRng| {

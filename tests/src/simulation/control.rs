@@ -1,17 +1,30 @@
-//! The control plane of a run: the decision about the members, the agents that hand it to the replicas, and the operator
-//! who lets clusters join and leave.
+//! The control plane of a run: the decision about the members, the agents that hand it to the replicas, what replicas
+//! report, the leader that judges who is lost, and the operator who lets clusters join and leave.
 
 use super::actors::empty_and_release;
 use super::world::{Shared, pause};
-use outrigger_storage::membership::{MemberState, Membership, MembershipError};
+use outrigger_storage::membership::report::{BackendReport, ReplicaReport, Verdict, Wishes, is_ready, judge};
+use outrigger_storage::membership::{MemberState, Membership, MembershipError, Missed};
 use outrigger_storage::{FederatedStore, Slot};
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How often an operator looks whether a leaving member owns nothing any more.
 const DRAIN_TRIES_MAX: usize = 12;
+/// How long nobody has reached a member before it is lost. (Runs are short.)
+const LOSS_AFTER: Duration = Duration::from_millis(1200);
+
+/// What a replica said last.
+#[derive(Clone)]
+pub(super) struct Reported {
+    at: Instant,
+    ready: bool,
+    backends: Vec<BackendReport>,
+}
 
 /// The object of the control plane, with all its states: who reads it may read an old one.
 #[derive(Default)]
@@ -21,6 +34,8 @@ pub(super) struct Control {
     candidates: RefCell<BTreeSet<u16>>,
     /// Members that are being emptied: nobody creates anything there.
     pub(super) draining: RefCell<BTreeSet<u16>>,
+    /// Members that are wanted offline.
+    offline: RefCell<BTreeSet<u16>>,
 }
 
 impl Control {
@@ -61,6 +76,18 @@ impl Control {
             0
         };
         decisions[decisions.len() - 1 - back.min(decisions.len() - 1)].clone()
+    }
+
+    /// Every return that was decided: slot, the generation in which it opens, and what was missed.
+    pub(super) fn returns(&self) -> Vec<(u16, u64, Missed)> {
+        let decisions = self.decisions.borrow();
+        let members = decisions.iter().flat_map(|decision| &decision.members);
+        let returned = members.filter_map(|member| Some((member.slot.0, member.opens, member.missed?)));
+        let by_opening: BTreeMap<_, _> = returned.map(|(slot, opens, m)| ((slot, opens), m)).collect();
+        by_opening
+            .into_iter()
+            .map(|((slot, opens), m)| (slot, opens, m))
+            .collect()
     }
 
     /// Who has left, and the last epoch in which they may have changed.
@@ -108,7 +135,86 @@ pub(super) async fn agent(world: Shared, store: FederatedStore, replica: usize, 
     }
 }
 
-/// Lets clusters join and leave.
+fn name_of(replica: usize) -> String {
+    format!("replica-{replica}")
+}
+
+/// What the replicas said, as old as it is.
+fn reports(world: &Shared) -> Vec<ReplicaReport> {
+    let reports = world.reports.borrow();
+    let report = |(replica, said): (&usize, &Reported)| ReplicaReport {
+        replica: name_of(*replica),
+        ready: said.ready,
+        age: said.at.elapsed(),
+        backends: said.backends.clone(),
+    };
+    reports.iter().map(report).collect()
+}
+
+/// Says what one replica reaches, until the run is over; now and then it cannot say anything for a while.
+pub(super) async fn reporter(world: Shared, store: FederatedStore, replica: usize, mut random: StdRng) {
+    loop {
+        pause(&mut random, 300).await;
+        if random.random_bool(0.05) {
+            pause(&mut random, 2500).await;
+        }
+        let mine = ReplicaReport {
+            replica: name_of(replica),
+            ready: true,
+            age: Duration::ZERO,
+            backends: store.report(),
+        };
+        let ready = is_ready(&store.membership(), &mine, &reports(&world), LOSS_AFTER);
+        let reported = Reported {
+            at: Instant::now(),
+            ready,
+            backends: mine.backends,
+        };
+        // On its way.
+        pause(&mut random, 50).await;
+        world.reports.borrow_mut().insert(replica, reported);
+    }
+}
+
+/// Judges who is lost and who is back, until the run is over. Leadership goes from replica to replica, and a decision may
+/// take a while to be written.
+pub(super) async fn leader(world: Shared, mut random: StdRng) {
+    let any = |random: &mut StdRng| random.random_range(0..world.settings.replicas);
+    let mut leads = any(&mut random);
+    loop {
+        pause(&mut random, 400).await;
+        if random.random_bool(0.1) {
+            leads = any(&mut random);
+        }
+        let (current, reports) = (world.control.current(), reports(&world));
+        let wishes = Wishes {
+            held_back: Vec::new(),
+            offline: world.control.offline.borrow().iter().copied().map(Slot).collect(),
+        };
+        match judge(&current, &name_of(leads), &reports, &wishes, LOSS_AFTER) {
+            Verdict::Nothing => {}
+            Verdict::Resign => leads = any(&mut random),
+            Verdict::Decide(next) => {
+                if random.random_bool(0.3) {
+                    pause(&mut random, 600).await;
+                }
+                let unchanged = world.control.current().generation == current.generation;
+                if unchanged {
+                    world.control.decisions.borrow_mut().push(next);
+                }
+            }
+        }
+    }
+}
+
+/// A member is taken offline for a while.
+async fn take_offline(world: &Shared, slot: Slot, random: &mut StdRng) {
+    world.control.offline.borrow_mut().insert(slot.0);
+    pause(random, 3000).await;
+    world.control.offline.borrow_mut().remove(&slot.0);
+}
+
+/// Lets clusters join and leave, and takes them offline.
 pub(super) async fn operator(world: Shared, mut random: StdRng) {
     while world.writing.get() {
         pause(&mut random, 1200).await;
@@ -120,6 +226,11 @@ pub(super) async fn operator(world: Shared, mut random: StdRng) {
             .filter(|member| member.state == MemberState::Active)
             .map(|member| member.slot)
             .collect();
+        if world.settings.offline && !active.is_empty() && random.random_bool(0.4) {
+            let slot = active[random.random_range(0..active.len())];
+            take_offline(&world, slot, &mut random).await;
+            continue;
+        }
         match spare {
             Some(slot) if active.len() < 2 || random.random_bool(0.7) => {
                 join(&world, slot, &mut random).await

@@ -1,7 +1,7 @@
 //! What the backends hold in the end: their logs, and the resource versions computed from them without the store's help.
 
 use super::world::{Shared, tag_of_json};
-use crate::history::{Change, Truth};
+use crate::history::{Change, Gap, Truth};
 use futures::StreamExt;
 use outrigger_storage::backend::embedded::EmbeddedBackend;
 use outrigger_storage::backend::{Backend, BackendEvent, Range, Txn, WatchRequest};
@@ -70,7 +70,38 @@ pub(super) async fn read_truth(world: &Shared) -> Truth {
     }
     truth.changes.sort_by_key(|change| change.version);
     truth.removed = world.control.removed();
+    for (slot, opens, missed) in world.control.returns() {
+        let log = world.logs[usize::from(slot)].borrow();
+        // Whoever never was opened after a return was lost again, and what was missed counts on.
+        if let Some(to) = opened_in(&log, opens) {
+            truth.gaps.push(Gap {
+                slot,
+                from: missed.from.0,
+                to,
+                objects: missed.objects,
+            });
+        }
+    }
     truth
+}
+
+/// The epoch in which a backend was first told this generation of the membership, or a newer one.
+fn opened_in(log: &RawLog, generation: u64) -> Option<u64> {
+    let mut epoch = None;
+    for event in log.events.iter().filter(|event| !event.deleted) {
+        if event.kv.key == "clock" {
+            epoch = Some(u64::from_be_bytes(
+                event.kv.value[..].try_into().expect("an epoch"),
+            ));
+        }
+        if event.kv.key == "members" {
+            let members: serde_json::Value = serde_json::from_slice(&event.kv.value).expect("json");
+            if members["generation"].as_u64().expect("a generation") >= generation {
+                return epoch;
+            }
+        }
+    }
+    None
 }
 
 pub(super) fn read_log(log: &RawLog, slot: u16, truth: &mut Truth) {

@@ -1,7 +1,7 @@
 //! What a run consists of: backends, replicas, the placement authority, and the small helpers of all actors.
 
 use super::Settings;
-use super::control::{Control, agent};
+use super::control::{Control, Reported, agent, reporter};
 use super::truth::RawLog;
 use crate::history::{History, Nanos, ObjectName};
 use outrigger_storage::backend::embedded::EmbeddedBackend;
@@ -47,6 +47,8 @@ pub(super) struct World {
     pub(super) control: Control,
     /// Per replica, its connections to all backends.
     pub(super) connections: RefCell<Vec<Vec<Member>>>,
+    /// What each replica said last of the backends.
+    pub(super) reports: RefCell<BTreeMap<usize, Reported>>,
     pub(super) history: RefCell<History>,
     pub(super) next_tag: Cell<u64>,
     pub(super) writing: Cell<bool>,
@@ -117,6 +119,10 @@ pub(super) async fn start_replica(world: &Shared, replica: usize, while_away: bo
     if settings.decided {
         let random = StdRng::seed_from_u64(seed ^ 0xa6e7);
         tokio::task::spawn_local(agent(world.clone(), store.clone(), replica, random));
+    }
+    if settings.losses {
+        let random = StdRng::seed_from_u64(seed ^ 0x1e90);
+        tokio::task::spawn_local(reporter(world.clone(), store.clone(), replica, random));
     }
     world.replicas.borrow_mut().push(store);
     world.faults.borrow_mut().push(faults);

@@ -125,7 +125,10 @@ pub(crate) fn may_go(membership: &Membership, cluster: &DynamicObject, removed_f
         None => true,
         Some(record) => match record.state {
             MemberState::Removed { .. } => removed_for >= LAST_READS,
-            MemberState::Active | MemberState::Leaving => false,
+            MemberState::Active
+            | MemberState::Leaving
+            | MemberState::Lost { .. }
+            | MemberState::Offline { .. } => false,
         },
     }
 }
