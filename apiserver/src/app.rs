@@ -23,7 +23,7 @@ use outrigger_apiserver::authentication::{Anonymous, Authenticator, DelegatingCo
 use outrigger_apiserver::authorization::Authorizer;
 use outrigger_apiserver::authorization::delegated::DelegatedConfig;
 use outrigger_apiserver::authorization::path::AlwaysAllowPaths;
-use outrigger_apiserver::controllers::backends::ClusterDescription;
+use outrigger_apiserver::controllers::backends::{Agreed, Backends, ClusterDescription};
 use outrigger_apiserver::controllers::definitions::Definitions;
 use outrigger_apiserver::controllers::distributed_kinds::Wanted;
 use outrigger_apiserver::controllers::{
@@ -120,6 +120,8 @@ pub(crate) enum Plane {
         membership: Membership,
         /// What became of the clusters' settings.
         settings: watch::Receiver<Arc<backends::Settings>>,
+        /// What the replicas agree on.
+        agreed: Agreed,
         /// Which kinds are ours.
         wanted_kinds: watch::Receiver<Wanted>,
         /// What passes without a question to it.
@@ -136,6 +138,7 @@ pub(crate) struct App {
     workload: FederatedStore,
     served: watch::Receiver<Arc<ServedResources>>,
     synced: watch::Receiver<bool>,
+    health: HealthChecks,
     is_ready: Latch,
     tasks: Tasks,
 }
@@ -263,13 +266,14 @@ impl App {
             async move { Ok::<_, Infallible>(endpoints::serve(api, request).await) }
         });
         let api_metrics = ApiMetrics::default();
+        let measured = metrics.clone();
         api_metrics.add_collector(move |out| metrics.encode(out));
         let health = HealthChecks::new(&signals);
         let is_ready = health.add_latch("start");
         let is_synced = health.add_latch("definitions");
         let paths = served.clone();
         let routes = Routes::new(
-            health,
+            health.clone(),
             api_metrics.clone(),
             Arc::new(move || api_paths(&paths.borrow())),
             endpoints,
@@ -325,13 +329,14 @@ impl App {
                     wall_clock: wall_clock.clone(),
                     synced: synced_sender,
                 };
-                tasks.spawn_own_controllers(definitions, served, described);
+                tasks.spawn_own_controllers(definitions, served, described, measured);
                 client
             }
             Plane::Remote {
                 client,
                 wanted_kinds,
                 settings,
+                agreed,
                 ..
             } => {
                 let kinds =
@@ -345,9 +350,16 @@ impl App {
                     let gone = placements::run(client.clone(), namespaces, placements, workload.clone());
                     tasks.spawn("placements", gone);
                 }
-                let store = workload.clone();
-                let clusters = backends::run(client, Vec::new(), settings, store, wall_clock);
-                tasks.spawn("backends", clusters);
+                let clusters = Backends {
+                    client,
+                    described: Vec::new(),
+                    settings,
+                    store: workload.clone(),
+                    metrics: measured,
+                    wall_clock,
+                    agreed: Some(agreed),
+                };
+                tasks.spawn("backends", backends::run(clusters));
                 // What is ours is deleted here, not through the control plane: nobody grants us rights there for that.
                 Client::new(Loopback::new(chain.clone()), "default")
             }
@@ -376,6 +388,7 @@ impl App {
             workload,
             served: own_served,
             synced,
+            health,
             is_ready,
             tasks,
         })
@@ -394,6 +407,11 @@ impl App {
     /// What is served now.
     pub(crate) fn served(&self) -> watch::Receiver<Arc<ServedResources>> {
         self.served.clone()
+    }
+
+    /// What `/readyz` asks.
+    pub(crate) fn health(&self) -> &HealthChecks {
+        &self.health
     }
 
     /// The store of the workload clusters.
@@ -463,6 +481,7 @@ impl Tasks {
         definitions: Definitions,
         served: watch::Receiver<Arc<ServedResources>>,
         described: Vec<ClusterDescription>,
+        metrics: StoreMetrics,
     ) {
         let Definitions {
             client,
@@ -474,16 +493,18 @@ impl Tasks {
         let collect = garbage_collector::run(client.clone(), served);
         // Flags do not change.
         let settings = watch::channel(Arc::default()).1;
-        let clusters = backends::run(
-            client.clone(),
+        let clusters = Backends {
+            client: client.clone(),
             described,
             settings,
-            store.clone(),
-            wall_clock.clone(),
-        );
+            store: store.clone(),
+            metrics,
+            wall_clock: wall_clock.clone(),
+            agreed: None,
+        };
         self.spawn("namespaces", finish);
         self.spawn("garbage collector", collect);
-        self.spawn("backends", clusters);
+        self.spawn("backends", backends::run(clusters));
         self.spawn("definitions", definitions::run(definitions));
     }
 

@@ -387,6 +387,8 @@ pub struct ClusterStatus {
     pub open: bool,
     /// Whether its log is being followed and its last tick was answered.
     pub reachable: bool,
+    /// How late it answers ticks, or shows in its log what it has acknowledged.
+    pub lag: Duration,
     /// How far it has been seen: to be recorded outside of it. `None`: never.
     pub seen: Option<Seen>,
     /// It is older than it was: restored from a backup, or wiped. Nothing is read from it or written to it.

@@ -46,6 +46,9 @@ pub struct BackendMetrics {
     up: Gauge,
     epoch_lag: Gauge,
     watch_lag: Gauge,
+    lag: Gauge,
+    lost: Gauge,
+    slow: Gauge,
     ring_bytes: Gauge,
     ring_events: Gauge,
     in_flight: Gauge,
@@ -132,6 +135,12 @@ pub struct BackendSnapshot {
     pub epoch_lag: Option<f64>,
     /// How far its watch is behind its acknowledged changes, in seconds.
     pub watch_lag: Option<f64>,
+    /// How late it answers ticks, or shows what it has acknowledged, in seconds.
+    pub lag: Option<f64>,
+    /// 1 if the replicas agree that it is lost, 0 if not.
+    pub lost: Option<f64>,
+    /// 1 if it has been late for a while, 0 if not.
+    pub slow: Option<f64>,
     /// Bytes in the event ring.
     pub ring_bytes: Option<f64>,
     /// Events in the event ring.
@@ -274,6 +283,21 @@ impl BackendMetrics {
         self.watch_lag.set(lag.as_secs_f64());
     }
 
+    /// How late it answers, or shows what it has acknowledged.
+    pub fn set_lag(&self, lag: Duration) {
+        self.lag.set(lag.as_secs_f64());
+    }
+
+    /// Whether the replicas agree that it is lost.
+    pub fn set_lost(&self, lost: bool) {
+        self.lost.set(f64::from(u8::from(lost)));
+    }
+
+    /// Whether it has been late for a while.
+    pub fn set_slow(&self, slow: bool) {
+        self.slow.set(f64::from(u8::from(slow)));
+    }
+
     /// What the event ring holds.
     pub fn set_ring(&self, bytes: usize, events: usize) {
         self.ring_bytes.set(bytes as f64);
@@ -319,6 +343,9 @@ impl BackendMetrics {
             up: self.up.get(),
             epoch_lag: self.epoch_lag.get(),
             watch_lag: self.watch_lag.get(),
+            lag: self.lag.get(),
+            lost: self.lost.get(),
+            slow: self.slow.get(),
             ring_bytes: self.ring_bytes.get(),
             ring_events: self.ring_events.get(),
             in_flight: self.in_flight.get(),

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const NO_CLUSTER: &str = "no WorkloadCluster has joined yet";
 
 /// `status/reason` of a condition.
-fn condition(member: &Member, cluster: &str, kind: &str, until: &str) {
+pub(crate) fn condition(member: &Member, cluster: &str, kind: &str, until: &str) {
     let path = format!(
         "jsonpath={{.status.conditions[?(@.type==\"{kind}\")].status}}/{{.status.conditions[?(@.type==\"{kind}\")].reason}}"
     );
@@ -19,7 +19,7 @@ fn condition(member: &Member, cluster: &str, kind: &str, until: &str) {
     let _ = member.kubectl.eventually(&args, |said| said == until);
 }
 
-fn place(member: &Member, namespace: &str, cluster: &str) {
+pub(crate) fn place(member: &Member, namespace: &str, cluster: &str) {
     let placement = format!(
         "apiVersion: outrigger.dev/v1alpha1\nkind: NamespacePlacement\nmetadata: {{name: {namespace}}}\nspec: {{cluster: {cluster}}}\n"
     );

@@ -6,6 +6,7 @@ mod fleet;
 mod garbage;
 mod kube_rs;
 mod kubectl;
+mod loss;
 mod member;
 mod programs;
 mod replicas;

@@ -122,10 +122,14 @@ impl Member {
 
     /// One more workload cluster.
     pub fn join(&self, name: &str, etcd: &EtcdServer) {
+        self.join_at(name, &etcd.client_url());
+    }
+
+    /// One more workload cluster, whose etcd is reached there.
+    pub fn join_at(&self, name: &str, url: &str) {
         let cluster = format!(
             "apiVersion: outrigger.dev/v1alpha1\nkind: WorkloadCluster\nmetadata: {{name: {name}}}\n\
-             spec: {{endpoints: [\"{}\"], exclusive: true}}\n",
-            etcd.client_url()
+             spec: {{endpoints: [\"{url}\"], exclusive: true}}\n",
         );
         let _ = self.kubectl.ok_with(&["apply", "-f", "-"], &cluster);
     }

@@ -64,6 +64,12 @@ impl Process {
         child
     }
 
+    /// Whether its log says this somewhere.
+    pub(crate) fn says(&self, text: &str) -> bool {
+        let log = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&log).contains(text)
+    }
+
     /// The end of its log.
     pub(crate) fn log_tail(&self) -> String {
         let log = fs::read(&self.log).unwrap_or_default();

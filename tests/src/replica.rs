@@ -95,6 +95,12 @@ impl Replica {
         }
     }
 
+    /// Whether it is who the leader's Lease names.
+    #[must_use]
+    pub fn is(&self, identity: &str) -> bool {
+        self.process.says(identity)
+    }
+
     /// The end of its log.
     #[must_use]
     pub fn log_tail(&self) -> String {

@@ -7,20 +7,25 @@ mod clusters;
 mod connections;
 mod departures;
 mod fleet;
+mod loss;
 mod objects;
+mod reports;
 
 use super::process;
 use crate::app::{App, AppConfig, Plane, RETENTION};
 use crate::options::{CertificateSource, ServeConfig, ServiceName};
 use anyhow::{Context, Result, anyhow};
-use clusters::Clusters;
+use clusters::{Clusters, Watched};
 use connections::Connections;
 use fleet::FleetObject;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::reflector;
 use kube::{Client, Config};
+use loss::{CutOff, Loss};
 use objects::StoredObjects;
 use outrigger_apiserver::authentication::client_ca;
 use outrigger_apiserver::authorization::path::AlwaysAllowPaths;
+use outrigger_apiserver::controllers::backends::{self, Agreed};
 use outrigger_apiserver::controllers::distributed_kinds::{Serving, Wanted};
 use outrigger_apiserver::controllers::leader_election::{self, LeaderElection};
 use outrigger_apiserver::server::{ServerLimits, tls};
@@ -28,6 +33,7 @@ use outrigger_apiservice::{Controller, KindState, Kinds, ServiceReference, Timin
 use outrigger_certs::{Carried, Certificates, CertificatesConfig};
 use outrigger_storage::federated::WallClock;
 use outrigger_storage::metrics::StoreMetrics;
+use reports::Reports;
 use rustls::crypto::CryptoProvider;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -77,6 +83,8 @@ pub(crate) async fn run(config: ServeConfig, wall_clock: WallClock) -> Result<()
         removed_since: BTreeMap::new(),
     };
     let (membership, connections) = clusters.first().await?;
+    let (decided_sender, decided) = watch::channel(Arc::new(membership.clone()));
+    let (tell_reports, told) = watch::channel(Arc::default());
     let limits = ServerLimits {
         shutdown_delay: config.shutdown_delay,
         ..ServerLimits::default()
@@ -89,6 +97,11 @@ pub(crate) async fn run(config: ServeConfig, wall_clock: WallClock) -> Result<()
             client_cas: client_cas.clone(),
             membership,
             settings,
+            agreed: Agreed {
+                is_leader: is_leader.clone(),
+                decided: decided.clone(),
+                reports: told,
+            },
             wanted_kinds,
             always_allow_paths: AlwaysAllowPaths::new(config.always_allow_paths.clone()),
         },
@@ -118,6 +131,7 @@ pub(crate) async fn run(config: ServeConfig, wall_clock: WallClock) -> Result<()
     app.spawn("TLS of client authorities", follow);
     app.spawn("certificates", certificates.run);
     let identity = format!("outrigger-{seed:016x}");
+    let (resign, asked_to_resign) = watch::channel(0);
     let election = LeaderElection {
         client: client.clone(),
         namespace: config.service.namespace.clone(),
@@ -125,33 +139,89 @@ pub(crate) async fn run(config: ServeConfig, wall_clock: WallClock) -> Result<()
         identity: identity.clone(),
         wall_clock: wall_clock.clone(),
         is_leader: leads,
+        resign: asked_to_resign,
     };
     app.spawn("leader election", leader_election::run(election));
     let (kinds_sender, kinds) = watch::channel(None);
     let registration = Controller {
         client: client.clone(),
-        identity,
+        identity: identity.clone(),
         service: ServiceReference {
             namespace: config.service.namespace.clone(),
             name: config.service.name.clone(),
             port: config.service_port,
         },
         bundle: certificates.bundle,
-        is_leader,
+        is_leader: is_leader.clone(),
         objects: Arc::new(StoredObjects {
             client: app.client.clone(),
             store: app.workload().clone(),
             served: app.served(),
         }),
-        clock: Arc::new(move || process::unix_seconds(&wall_clock)),
+        clock: {
+            let wall_clock = wall_clock.clone();
+            Arc::new(move || process::unix_seconds(&wall_clock))
+        },
         timing: Timing::default(),
         kinds: kinds_sender,
         carried: carried_sender,
     };
     app.spawn("registration", outrigger_apiservice::run(registration));
     app.spawn("wanted kinds", tell(kinds, wanted_sender));
-    let (spawner, workload) = (app.spawner(), app.workload().clone());
-    app.spawn("members", clusters::follow(clusters, workload, spawner));
+
+    // Who belongs to the fleet, and who of them is there.
+    let namespace = config.service.namespace.clone();
+    let (store, health) = (app.workload().clone(), app.health().clone());
+    let fleet = clusters.fleet.clone();
+    let known = reflector::store::Writer::new(backends::api_resource());
+    let described = known.as_reader();
+    let (changed_sender, changed) = watch::channel(());
+    app.spawn(
+        "reflector of clusters",
+        clusters::reflect(client.clone(), known, changed_sender),
+    );
+    app.spawn(
+        "fleet",
+        fleet::follow(fleet.clone(), store.clone(), decided_sender),
+    );
+    let watched = Watched {
+        clusters: described.clone(),
+        changed,
+        decided: decided.clone(),
+    };
+    app.spawn(
+        "members",
+        clusters::follow(clusters, watched, store.clone(), app.spawner()),
+    );
+    let (heard_sender, heard) = watch::channel(Arc::default());
+    let reports = Reports {
+        client: client.clone(),
+        namespace: namespace.clone(),
+        identity: identity.clone(),
+        store: store.clone(),
+        health: health.clone(),
+        wall_clock,
+        is_leader: is_leader.clone(),
+        heard: heard_sender,
+    };
+    app.spawn("reports", reports::run(reports));
+    let cut_off = CutOff::default();
+    cut_off.check_in(&health, &store);
+    let loss = Loss {
+        client: client.clone(),
+        identity: identity.clone(),
+        fleet,
+        decided,
+        clusters: described,
+        store,
+        heard,
+        health,
+        cut_off,
+        is_leader,
+        resign,
+        reports: tell_reports,
+    };
+    app.spawn("loss", loss::run(loss));
 
     let synced = async {
         tokio::time::timeout(START, app.synced())
@@ -165,7 +235,9 @@ pub(crate) async fn run(config: ServeConfig, wall_clock: WallClock) -> Result<()
     app.clusters_connected(CLUSTERS_WAIT).await;
     app.ready();
     tracing::info!(address = %config.listen, "ready");
-    app.stopped().await
+    app.stopped().await?;
+    reports::withdraw(&client, &namespace, &identity).await;
+    Ok(())
 }
 
 /// Tells the server what `apiservice` has found to be ours.

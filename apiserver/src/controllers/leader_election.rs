@@ -24,6 +24,8 @@ const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(2);
 /// A Lease that says it lasts longer is taken after that: somebody wrote nonsense.
 const LEASE_MAX: Duration = Duration::from_secs(300);
+/// Who has resigned leaves the Lease to others for so long.
+const RESIGNED: Duration = Duration::from_secs(20);
 
 /// What is needed to take part.
 pub struct LeaderElection {
@@ -39,6 +41,8 @@ pub struct LeaderElection {
     pub wall_clock: WallClock,
     /// Where it is published who leads: whether it is this replica.
     pub is_leader: watch::Sender<bool>,
+    /// Counts the times that this replica was asked not to lead.
+    pub resign: watch::Receiver<u64>,
 }
 
 /// The Lease as this replica saw it last.
@@ -94,7 +98,7 @@ fn held(old: &LeaseSpec, identity: &str, decision: Decision, now: MicroTime) -> 
 }
 
 /// Takes part until it is dropped. The Lease is not given up at the end; the next leader comes when it has run out.
-pub async fn run(election: LeaderElection) {
+pub async fn run(mut election: LeaderElection) {
     let leases: Api<Lease> = Api::namespaced(election.client.clone(), &election.namespace);
     let mut observed = Observed::default();
     // Until when this replica leads.
@@ -116,7 +120,25 @@ pub async fn run(election: LeaderElection) {
         }
         election.publish(leads);
         let rest = leads_until.map_or(RETRY, |until| until.saturating_duration_since(Instant::now()));
-        sleep(rest.min(RETRY)).await;
+        tokio::select! {
+            () = sleep(rest.min(RETRY)) => {}
+            () = asked(&mut election.resign) => {
+                election.publish(false);
+                if leads_until.take().is_some() {
+                    let released = timeout(RETRY, election.release(&leases)).await;
+                    debug!(lease = election.name, ?released, "resigned");
+                }
+                sleep(RESIGNED).await;
+                election.resign.mark_unchanged();
+            }
+        }
+    }
+}
+
+/// Waits until it is asked to resign.
+async fn asked(resign: &mut watch::Receiver<u64>) {
+    if resign.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 
@@ -157,6 +179,24 @@ impl LeaderElection {
         };
         leases.replace(&self.name, &params, &lease).await?;
         Ok(true)
+    }
+
+    /// Leaves the Lease to whoever takes it. If that fails it runs out.
+    async fn release(&self, leases: &Api<Lease>) -> Result<(), kube::Error> {
+        let lease = leases.get(&self.name).await?;
+        let spec = lease.spec.clone().unwrap_or_default();
+        if spec.holder_identity.as_deref() != Some(&self.identity) {
+            return Ok(());
+        }
+        let lease = Lease {
+            spec: Some(LeaseSpec {
+                holder_identity: None,
+                ..spec
+            }),
+            ..lease
+        };
+        leases.replace(&self.name, &PostParams::default(), &lease).await?;
+        Ok(())
     }
 
     fn publish(&self, leads: bool) {
@@ -300,11 +340,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_leads_and_another_takes_over_after_it_has_stopped() {
         let control_plane = Arc::new(Mutex::new(ControlPlane::default()));
-        let mut leads = Vec::new();
+        let (mut leads, mut resigns) = (Vec::new(), Vec::new());
         // Their clocks are years apart.
         for (identity, now_ms) in [("a", 0), ("b", 4_000_000_000_000)] {
             let (is_leader, receiver) = watch::channel(false);
             leads.push(receiver);
+            let (ask, resign) = watch::channel(0);
+            resigns.push(ask);
             tokio::spawn(run(LeaderElection {
                 client: client(&control_plane, identity),
                 namespace: "default".to_owned(),
@@ -312,6 +354,7 @@ mod tests {
                 identity: identity.to_owned(),
                 wall_clock: Arc::new(move || now_ms),
                 is_leader,
+                resign,
             }));
         }
         let step = async || {
@@ -339,5 +382,21 @@ mod tests {
         for _ in 0..300 {
             assert_eq!(step().await, after, "who comes back waits");
         }
+        // Who resigns is followed soon, and leads again only when nobody else does.
+        let place = usize::from(after[1]);
+        resigns[place].send_modify(|times| *times += 1);
+        for _ in 0..25 {
+            step().await;
+        }
+        assert_eq!(step().await, before, "the other has taken over");
+        for _ in 0..400 {
+            assert_eq!(step().await, before, "who has resigned does not come back");
+        }
+        let other = if before[0] { "a" } else { "b" };
+        control_plane.lock().cut = Some(other.to_owned());
+        for _ in 0..300 {
+            step().await;
+        }
+        assert_eq!(step().await, after, "it may lead again later");
     }
 }

@@ -27,10 +27,12 @@ pub struct HealthChecks {
 }
 
 struct HealthCheck {
-    name: String,
     probes: &'static [Probe],
-    check: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+    check: Box<dyn Fn() -> Vec<Outcome> + Send + Sync>,
 }
+
+/// A check's name, and why it fails if it does.
+pub type Outcome = (String, Result<(), String>);
 
 /// A check that fails until it was set once. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -74,11 +76,25 @@ impl HealthChecks {
         probes: &'static [Probe],
         check: impl Fn() -> Result<(), String> + Send + Sync + 'static,
     ) {
-        self.checks.write().push(HealthCheck {
-            name: name.to_owned(),
-            probes,
-            check: Box::new(check),
-        });
+        let name = name.to_owned();
+        self.add_each(probes, move || vec![(name.clone(), check())]);
+    }
+
+    /// Adds checks that come and go.
+    pub fn add_each(
+        &self,
+        probes: &'static [Probe],
+        check: impl Fn() -> Vec<Outcome> + Send + Sync + 'static,
+    ) {
+        let check = Box::new(check);
+        self.checks.write().push(HealthCheck { probes, check });
+    }
+
+    /// How the checks of a probe end now.
+    fn outcomes(&self, probe: Probe) -> Vec<Outcome> {
+        let checks = self.checks.read();
+        let of_probe = checks.iter().filter(|check| check.probes.contains(&probe));
+        of_probe.flat_map(|check| (check.check)()).collect()
     }
 
     /// Adds a check for health and readiness that fails until the latch it returns is set.
@@ -102,12 +118,10 @@ impl HealthChecks {
             .map(|probe| format!("/{}", probe.name()))
             .into();
         for check in self.checks.read().iter() {
-            paths.extend(
-                check
-                    .probes
-                    .iter()
-                    .map(|probe| format!("/{}/{}", probe.name(), check.name)),
-            );
+            for (name, _) in (check.check)() {
+                let path = |probe: &Probe| format!("/{}/{name}", probe.name());
+                paths.extend(check.probes.iter().map(path));
+            }
         }
         paths
     }
@@ -115,11 +129,7 @@ impl HealthChecks {
     /// Whether all checks of a probe succeed.
     #[must_use]
     pub fn succeed(&self, probe: Probe) -> bool {
-        self.checks
-            .read()
-            .iter()
-            .filter(|check| check.probes.contains(&probe))
-            .all(|check| (check.check)().is_ok())
+        self.outcomes(probe).iter().all(|(_, outcome)| outcome.is_ok())
     }
 
     /// Answers a path; `None` if it is not one of ours.
@@ -143,14 +153,11 @@ impl HealthChecks {
     }
 
     fn one(&self, probe: Probe, name: &str) -> Response {
-        let checks = self.checks.read();
-        let Some(check) = checks
-            .iter()
-            .find(|check| check.name == name && check.probes.contains(&probe))
-        else {
+        let outcomes = self.outcomes(probe);
+        let Some((_, outcome)) = outcomes.into_iter().find(|(known, _)| known == name) else {
             return page_not_found();
         };
-        match (check.check)() {
+        match outcome {
             Ok(()) => plain_text(StatusCode::OK, "ok"),
             Err(cause) => plain_text(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -163,19 +170,13 @@ impl HealthChecks {
         let mut unknown: Vec<&str> = query.all("exclude").collect();
         let excluded = unknown.clone();
         let (mut lines, mut failed) = (String::new(), Vec::new());
-        for check in self
-            .checks
-            .read()
-            .iter()
-            .filter(|check| check.probes.contains(&probe))
-        {
-            let name = check.name.as_str();
-            if excluded.contains(&name) {
+        for (name, outcome) in self.outcomes(probe) {
+            if excluded.contains(&name.as_str()) {
                 unknown.retain(|n| *n != name);
                 lines.push_str(&format!("[+]{name} excluded: ok\n"));
                 continue;
             }
-            match (check.check)() {
+            match outcome {
                 Ok(()) => lines.push_str(&format!("[+]{name} ok\n")),
                 Err(cause) => {
                     // The cause is for the log: this path is public.
@@ -281,6 +282,12 @@ mod tests {
         .await;
         check(&checks, "/livez/nothing", 404, "404 page not found\n").await;
         assert!(checks.answer("/healthzz", &Query::default()).is_none());
+        checks.add_each(&[Probe::Readyz], || {
+            ["a", "b"].map(|name| (name.to_owned(), Ok(()))).into()
+        });
+        check(&checks, "/readyz/b", 200, "ok").await;
+        check(&checks, "/livez/b", 404, "404 page not found\n").await;
+        assert!(checks.paths().contains(&"/readyz/a".to_owned()));
         assert!(!checks.succeed(Probe::Readyz) && checks.succeed(Probe::Livez));
     }
 }

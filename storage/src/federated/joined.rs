@@ -115,6 +115,14 @@ pub(crate) struct Ticked {
 }
 
 impl State {
+    /// How late it answers, or shows what it has acknowledged.
+    fn lag(&self) -> Duration {
+        let unseen = self.unseen_tick.map(|(answered, _)| answered.elapsed());
+        let unanswered = self.failing_since.map(|since| since.elapsed());
+        let lags = [self.round_trip, unseen, unanswered];
+        lags.into_iter().flatten().max().unwrap_or_default()
+    }
+
     /// How far it was seen.
     pub(crate) fn seen(&self) -> Option<Seen> {
         self.clock.map(|clock| Seen {
@@ -200,6 +208,7 @@ impl Joined {
             membership,
             open,
             reachable: state.connected,
+            lag: state.lag(),
             seen: state.seen(),
             restored: state.restored,
             namespaces: state.owners.len() as u64,

@@ -123,7 +123,7 @@ pub fn is_ready(
     let cut_off = |member: &MemberRecord| {
         let unreachable = |report: &ReplicaReport| report.of(member).and_then(|said| said.unreachable_for);
         let reaches = |report: &&ReplicaReport| report.of(member).is_some() && unreachable(report).is_none();
-        unreachable(mine).is_some_and(|for_| for_ >= loss_after) && others.iter().any(|other| reaches(other))
+        unreachable(mine).is_some_and(|for_| for_ >= loss_after) && others.iter().any(reaches)
     };
     let mut serving = current.members.iter().filter(|member| member.state.serves());
     others.is_empty() || !serving.any(cut_off)

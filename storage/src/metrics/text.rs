@@ -123,7 +123,7 @@ const COUNTERS: [Counter; 7] = [
 
 type GaugeValue = (&'static str, &'static str, fn(&BackendSnapshot) -> Option<f64>);
 
-const GAUGES: [GaugeValue; 9] = [
+const GAUGES: [GaugeValue; 12] = [
     ("outrigger_backend_up", "Whether the backend answers.", |b| b.up),
     (
         "outrigger_backend_epoch_lag_seconds",
@@ -134,6 +134,21 @@ const GAUGES: [GaugeValue; 9] = [
         "outrigger_backend_watch_lag_seconds",
         "How far the backend's watch is behind acknowledged changes.",
         |b| b.watch_lag,
+    ),
+    (
+        "outrigger_backend_lag_seconds",
+        "How late the backend answers ticks, or shows what it has acknowledged.",
+        |b| b.lag,
+    ),
+    (
+        "outrigger_backend_lost",
+        "Whether the replicas agree that the backend is lost.",
+        |b| b.lost,
+    ),
+    (
+        "outrigger_backend_slow",
+        "Whether the backend has been late for a while.",
+        |b| b.slow,
     ),
     (
         "outrigger_backend_ring_bytes",

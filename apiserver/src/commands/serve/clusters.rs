@@ -11,7 +11,9 @@ use crate::app::Spawner;
 use anyhow::{Context, Result, anyhow};
 use futures::StreamExt;
 use kube::api::{DynamicObject, Patch, PatchParams};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::reflector::Store;
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, ResourceExt};
 use outrigger_apiserver::controllers::backends::{self, Settings};
 use outrigger_storage::clock::epoch_at;
@@ -25,7 +27,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How often the members are looked at, whatever the watches say.
+/// How often the members are looked at when nothing has changed: what did not work is tried again.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// The clusters, as the control plane describes them.
@@ -59,12 +61,39 @@ impl Clusters {
 
     /// All WorkloadClusters. Those that are there to stay carry our finalizer, or cannot be written just now.
     async fn all(&self) -> Result<Vec<DynamicObject>> {
-        let api = self.api();
-        let mut clusters = api
-            .list(&Default::default())
-            .await
-            .context("WorkloadClusters cannot be listed")?
-            .items;
+        let list = self.api().list(&Default::default()).await;
+        let mut clusters = list.context("WorkloadClusters cannot be listed")?.items;
+        self.keep(&mut clusters).await;
+        Ok(clusters)
+    }
+
+    /// Those that were watched, and the newest of members that the watch does not show: who is not there is to go.
+    async fn watched(
+        &self,
+        store: &Store<DynamicObject>,
+        membership: &Membership,
+    ) -> Result<Vec<DynamicObject>> {
+        let watched = store.state();
+        let mut clusters: Vec<DynamicObject> = watched.iter().map(|c| DynamicObject::clone(c)).collect();
+        let is_unseen =
+            |record: &&MemberRecord| !clusters.iter().any(|c| c.uid().as_deref() == Some(&record.uid));
+        let unseen: Vec<_> = membership
+            .members
+            .iter()
+            .filter(|record| !is_removed(record))
+            .filter(is_unseen)
+            .map(|record| (record.name.clone(), record.uid.clone()))
+            .collect();
+        for (name, uid) in unseen {
+            let found = self.api().get_opt(&name).await?;
+            clusters.extend(found.filter(|found| found.uid() == Some(uid)));
+        }
+        self.keep(&mut clusters).await;
+        Ok(clusters)
+    }
+
+    /// Puts our finalizer on those that are there to stay.
+    async fn keep(&self, clusters: &mut [DynamicObject]) {
         let missing = |cluster: &&mut DynamicObject| !is_deleted(cluster) && !has_finalizer(cluster);
         for cluster in clusters.iter_mut().filter(missing) {
             let finalizers = cluster.finalizers().iter().map(String::as_str).chain([FINALIZER]);
@@ -77,7 +106,6 @@ impl Clusters {
                 ),
             }
         }
-        Ok(clusters)
     }
 
     fn api(&self) -> Api<DynamicObject> {
@@ -153,34 +181,66 @@ fn joined(membership: &Membership, clusters: &[DynamicObject]) -> (Membership, S
     (next, problems)
 }
 
+/// The newest membership that this replica has heard of.
+pub(crate) fn newest(decided: &Arc<Membership>, store: &FederatedStore) -> Membership {
+    let acted_on = store.membership();
+    match decided.generation >= acted_on.generation {
+        true => Membership::clone(decided),
+        false => acted_on,
+    }
+}
+
 /// A decision, if there is one to make.
 fn news(known: &Membership, next: Membership) -> Option<Membership> {
     (next != *known).then_some(next)
 }
 
+/// Keeps what the control plane says of WorkloadClusters, and tells `changed` whenever it says something new. Never ends.
+pub(crate) async fn reflect(client: Client, writer: Writer<DynamicObject>, changed: watch::Sender<()>) {
+    let api = Api::<DynamicObject>::all_with(client, &backends::api_resource());
+    let events = watcher(api, watcher::Config::default()).default_backoff();
+    let events = reflector(writer, events).for_each(|event| {
+        match event {
+            Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
+            Ok(_) => changed.send_replace(()),
+            Err(error) => tracing::debug!(%error, "the watch of WorkloadClusters is opened again"),
+        }
+        std::future::ready(())
+    });
+    events.await;
+}
+
+/// What is watched.
+pub(crate) struct Watched {
+    /// The WorkloadClusters.
+    pub(crate) clusters: Store<DynamicObject>,
+    /// Tells when they have changed.
+    pub(crate) changed: watch::Receiver<()>,
+    /// What was decided last.
+    pub(crate) decided: watch::Receiver<Arc<Membership>>,
+}
+
 /// Follows the WorkloadClusters, their Secrets and the decisions about them, and hands all to the store. Never ends.
-pub(crate) async fn follow(mut clusters: Clusters, store: FederatedStore, spawner: Spawner) {
-    let api = Api::<DynamicObject>::all_with(clusters.client.clone(), &backends::api_resource());
-    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+pub(crate) async fn follow(
+    mut clusters: Clusters,
+    mut watched: Watched,
+    store: FederatedStore,
+    spawner: Spawner,
+) {
     let mut secrets = SecretWatches::new(clusters.client.clone());
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    if watched.clusters.wait_until_ready().await.is_err() {
+        return;
+    }
     loop {
         tokio::select! {
-            // Decisions of other replicas come with the next look.
             _ = ticks.tick() => {}
             secret = secrets.changed() => clusters.connections.mark_unread(secret),
-            event = events.next() => match event {
-                Some(Ok(watcher::Event::Init | watcher::Event::InitApply(_))) => continue,
-                Some(Ok(_)) => {}
-                Some(Err(error)) => {
-                    tracing::debug!(%error, "the watch of WorkloadClusters is opened again");
-                    continue;
-                }
-                None => return,
-            }
+            Ok(()) = watched.changed.changed() => {}
+            Ok(()) = watched.decided.changed() => {}
         }
-        if let Err(error) = clusters.look(&store, &spawner, &mut secrets).await {
+        if let Err(error) = clusters.look(&watched, &store, &spawner, &mut secrets).await {
             tracing::warn!(
                 error = format!("{error:#}"),
                 "the members of the fleet could not be looked at, trying again"
@@ -192,28 +252,32 @@ pub(crate) async fn follow(mut clusters: Clusters, store: FederatedStore, spawne
 impl Clusters {
     async fn look(
         &mut self,
+        watched: &Watched,
         store: &FederatedStore,
         spawner: &Spawner,
         secrets: &mut SecretWatches,
     ) -> Result<()> {
-        let clusters = self.all().await?;
+        let known = newest(&watched.decided.borrow(), store);
+        let clusters = self.watched(&watched.clusters, &known).await?;
         secrets.set(self.connections.secrets(&clusters));
         self.connections.refresh(&clusters).await;
         let leads = *self.is_leader.borrow();
         let facts = match leads {
-            true => Some(self.facts(store, &clusters).await?),
+            true => Some(self.facts(store, &known, &clusters).await),
             false => None,
         };
-        let membership = self
-            .fleet
-            .decide(|known| {
-                let next = match &facts {
-                    Some(facts) => departures::departed(known, &clusters, facts)?,
-                    None => known.clone(),
-                };
-                Ok(news(known, joined(&next, &clusters).0))
-            })
-            .await?;
+        let decision = |known: &Membership| {
+            let next = match &facts {
+                Some(facts) => departures::departed(known, &clusters, facts)?,
+                None => known.clone(),
+            };
+            Ok(news(known, joined(&next, &clusters).0))
+        };
+        // The control plane is asked only when there seems to be something to decide.
+        let membership = match decision(&known)? {
+            Some(_) => self.fleet.decide(decision).await?,
+            None => known,
+        };
         let mut problems = joined(&membership, &clusters).1;
         let connected = store.clusters();
         let is_new = |record: &&MemberRecord| !connected.iter().any(|cluster| cluster.uid == record.uid);
@@ -244,10 +308,14 @@ impl Clusters {
     }
 
     /// What decides about departures. A backend that does not answer owns what it owns.
-    async fn facts(&self, store: &FederatedStore, clusters: &[DynamicObject]) -> Result<Facts> {
-        let membership = self.fleet.read().await?.membership;
+    async fn facts(
+        &self,
+        store: &FederatedStore,
+        membership: &Membership,
+        clusters: &[DynamicObject],
+    ) -> Facts {
         let mut empty = BTreeMap::new();
-        for (slot, since) in departures::to_be_verified(&membership, clusters) {
+        for (slot, since) in departures::to_be_verified(membership, clusters) {
             match store.verify_owns_nothing(slot).await {
                 Ok(Some(last)) => {
                     empty.insert((slot, since), last);
@@ -256,11 +324,11 @@ impl Clusters {
                 Err(error) => tracing::debug!(slot = slot.0, %error, "nobody knows what it owns"),
             }
         }
-        Ok(Facts {
+        Facts {
             now: self.now(),
             retention: self.retention,
             empty,
-        })
+        }
     }
 
     /// Gives up connections to backends that nobody needs: neither by what was decided, nor by what this replica acts on.

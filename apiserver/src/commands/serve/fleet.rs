@@ -2,11 +2,17 @@
 //! compare-and-swap. It does not know what a decision means (`storage::membership`) nor who makes it (`clusters`).
 
 use anyhow::{Context, Result, bail};
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{ObjectMeta, PostParams};
+use kube::runtime::watcher::Event;
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
+use outrigger_storage::FederatedStore;
 use outrigger_storage::membership::{Membership, MembershipError};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::watch;
 
 /// The ConfigMap, and the key in it.
 pub(crate) const NAME: &str = "outrigger-fleet";
@@ -36,18 +42,11 @@ impl FleetObject {
 
     pub(crate) async fn read(&self) -> Result<Read> {
         let object = self.api.get_opt(NAME).await?;
-        let text = object
-            .as_ref()
-            .and_then(|o| o.data.as_ref())
-            .and_then(|d| d.get(KEY));
-        let membership = match (text, &object) {
-            (Some(text), _) => serde_json::from_str(text)
-                .with_context(|| format!("ConfigMap {NAME}, key {KEY}: it is no membership"))?,
-            (None, None) => Membership::default(),
-            // Beginning anew would give slots away that objects carry in their resource versions.
-            (None, Some(_)) => bail!("ConfigMap {NAME} has no key {KEY}: somebody emptied it; restore it"),
-        };
-        Ok(Read { membership, object })
+        let membership = object.as_ref().map(membership_in).transpose()?;
+        Ok(Read {
+            membership: membership.unwrap_or_default(),
+            object,
+        })
     }
 
     /// Makes a decision, if there is one to make, on the newest membership; returns what counts then.
@@ -86,6 +85,57 @@ impl FleetObject {
             }
         }
         bail!("ConfigMap {NAME}: others decided {TRIES_MAX} times in between")
+    }
+}
+
+fn membership_in(object: &ConfigMap) -> Result<Membership> {
+    let text = object.data.as_ref().and_then(|data| data.get(KEY));
+    // Beginning anew would give slots away that objects carry in their resource versions.
+    let Some(text) = text else {
+        bail!("ConfigMap {NAME} has no key {KEY}: somebody emptied it; restore it")
+    };
+    serde_json::from_str(text).with_context(|| format!("ConfigMap {NAME}, key {KEY}: it is no membership"))
+}
+
+/// Publishes every decision as soon as the control plane shows it, and hands it to the store. Never ends. Without a control
+/// plane the store hears of decisions from the backends.
+pub(crate) async fn follow(
+    fleet: FleetObject,
+    store: FederatedStore,
+    decided: watch::Sender<Arc<Membership>>,
+) {
+    let config = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
+    let mut events = std::pin::pin!(watcher(fleet.api, config).default_backoff());
+    loop {
+        let object = match events.next().await {
+            Some(Ok(Event::Apply(object) | Event::InitApply(object))) => object,
+            Some(Ok(Event::Init | Event::InitDone)) => continue,
+            Some(Ok(Event::Delete(_))) => {
+                tracing::error!(
+                    "somebody deleted ConfigMap {NAME}: nobody can join or leave until it is restored"
+                );
+                continue;
+            }
+            Some(Err(error)) => {
+                tracing::debug!(%error, "the watch of ConfigMap {NAME} is opened again");
+                continue;
+            }
+            None => return,
+        };
+        match membership_in(&object) {
+            Ok(membership) => {
+                // A decision names nobody whom this replica has to connect first: `clusters` does that, and hands it over again.
+                drop(store.hand_over(membership.clone(), Vec::new()));
+                decided.send_if_modified(|known| {
+                    let is_news = known.generation < membership.generation;
+                    if is_news {
+                        *known = Arc::new(membership);
+                    }
+                    is_news
+                });
+            }
+            Err(error) => tracing::error!(error = format!("{error:#}"), "the fleet's members cannot be read"),
+        }
     }
 }
 
