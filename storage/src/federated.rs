@@ -6,7 +6,7 @@
 //! get ─┐                                  ┌─ joined: one backend, its clock, its owners, its log
 //! write ├─▶ fleet: routing, closed epoch ─┤    feed ─▶ ring ◀─ cursor
 //! list ─┤     cut: rounds of ticks        └─ members, maintenance
-//! watch ┘     pager              view ─┘    feed, gap, roll_out: members that come, go, and come back
+//! watch ┘     pager, standing    view ─┘    feed, gap, roll_out: members that come, go, and come back
 //! ```
 
 mod claim;
@@ -23,6 +23,7 @@ mod members;
 mod pager;
 mod ring;
 mod roll_out;
+mod standing;
 mod view;
 mod watch;
 mod write;
@@ -33,11 +34,13 @@ use crate::key::{Domain, Key, Resource};
 use crate::membership::report::BackendReport;
 use crate::membership::{MemberRecord, MemberState, Membership};
 use crate::metrics::StoreMetrics;
+use crate::placements::{EveryKeyCounts, Placements};
 use crate::{Epoch, Error, Object, ResourceVersion, SealedObject, SelectionPredicate, Slot, WatchEvent};
 use fleet::Fleet;
 use futures::future::BoxFuture;
 use joined::Joined;
 use serde::{Deserialize, Serialize};
+use standing::Routed;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,6 +105,8 @@ pub struct StoreConfig {
     pub seed: u64,
     /// Where measurements go.
     pub metrics: StoreMetrics,
+    /// Which owner keys count.
+    pub placements: Arc<dyn Placements>,
     /// A rule of the protocol that is broken on purpose, to show that the validators see it.
     #[cfg(feature = "testing")]
     pub broken: Option<Rule>,
@@ -122,6 +127,7 @@ impl StoreConfig {
             wall_clock,
             seed,
             metrics: StoreMetrics::new(),
+            placements: Arc::new(EveryKeyCounts),
             #[cfg(feature = "testing")]
             broken: None,
         }
@@ -161,6 +167,10 @@ pub enum Rule {
     ResumeAsksMembers,
     /// Versions of the time when a member was lost are expired for kinds that changed on it meanwhile.
     GapsAreRemembered,
+    /// An owner key counts only on the cluster that the placement names.
+    PlacementNamesTheOwner,
+    /// A watch passes on only what was written under an owner key.
+    ChangesOfOwnersOnly,
 }
 
 impl Fleet {
@@ -467,6 +477,12 @@ impl FederatedStore {
             name: "rounds of ticks".to_owned(),
             run: Box::pin(fleet.clone().run_rounds()),
         }];
+        if fleet.config.routing == Routing::Owned {
+            tasks.push(Task {
+                name: "placements of owner keys".to_owned(),
+                run: Box::pin(fleet.clone().run_questions()),
+            });
+        }
         if fleet.decided {
             tasks.push(Task {
                 name: "roll-out of the membership".to_owned(),
@@ -607,7 +623,10 @@ impl FederatedStore {
     /// Who owns a domain, by the routing cache (no I/O). `None`: not known here.
     #[must_use]
     pub fn owner(&self, domain: &Domain) -> Option<Owner> {
-        let (joined, entry) = self.fleet.route(domain).or_else(|| self.fleet.claimed(domain))?;
+        let (joined, entry) = match self.fleet.route(domain) {
+            Routed::Owned(joined, entry) => (joined, entry),
+            Routed::Nobody | Routed::Unsettled => self.fleet.claimed(domain)?,
+        };
         Some(Owner {
             slot: joined.slot(),
             cluster: joined.member.name.clone(),

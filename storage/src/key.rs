@@ -170,6 +170,16 @@ pub fn split_object_key(key: &[u8]) -> Option<(&str, &str, &str, &str)> {
     Some((parts.next()?, parts.next()?, parts.next()?, parts.next()?))
 }
 
+/// What owns the object of this key, if it is an object's.
+#[must_use]
+pub fn domain_of(key: &[u8]) -> Option<Domain> {
+    let (group, resource, namespace, _) = split_object_key(key)?;
+    Some(match namespace {
+        "" => Domain::Kind(Resource::new(group, resource)),
+        namespace => Domain::Namespace(namespace.into()),
+    })
+}
+
 /// The first key after every key with this prefix, for the end of a range.
 #[must_use]
 pub fn prefix_end(prefix: &[u8]) -> Bytes {

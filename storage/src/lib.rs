@@ -43,6 +43,8 @@ pub mod metrics;
 
 pub mod placement;
 
+pub mod placements;
+
 #[cfg(feature = "testing")]
 pub mod testing;
 

@@ -136,6 +136,13 @@ impl SealedObject {
         &self.bytes[HEADER_LEN..]
     }
 
+    /// The value as whoever writes to a backend past the store would put it.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn stamped(&self, epoch: Epoch, base: u64) -> Bytes {
+        self.stamp(epoch, base, WriteId(0))
+    }
+
     /// The value to put under the clock `(epoch, base)`.
     pub(crate) fn stamp(&self, epoch: Epoch, base: u64, write_id: WriteId) -> Bytes {
         let mut bytes = self.bytes.clone();

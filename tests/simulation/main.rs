@@ -156,6 +156,8 @@ fn break_rule(rule: Rule, promises: &[&str], shape: impl Fn(&mut Settings)) {
             spares: 0,
             leaves: false,
             losses: false,
+            placements_late_by: None,
+            impostor: false,
             offline: false,
             ..Settings::of_seed(seed)
         };
@@ -249,6 +251,26 @@ fn repeating_blindly_tells_lies() {
 #[test]
 fn a_resume_that_forgets_the_next_tick_loses_events() {
     break_rule(Rule::ResumeAtTheLimit, &["I3", "I4"], |s| s.backends = 3);
+}
+
+#[test]
+fn an_owner_key_that_counts_wherever_it_is_takes_namespaces() {
+    break_rule(
+        Rule::PlacementNamesTheOwner,
+        &["I2", "I3", "I5", "I6", "I7"],
+        holds_a_backend,
+    );
+}
+
+#[test]
+fn a_watch_that_passes_on_what_nobody_owns_shows_forged_objects() {
+    break_rule(Rule::ChangesOfOwnersOnly, &["I3"], holds_a_backend);
+}
+
+fn holds_a_backend(s: &mut Settings) {
+    (s.backends, s.replicas, s.impostor) = (3, 2, true);
+    s.placements_late_by = Some(Duration::from_millis(30));
+    (s.network, s.outages, s.late_replica) = (Network::Good, false, false);
 }
 
 #[test]

@@ -5,12 +5,14 @@
 //! of the backends are read for the validators.
 mod actors;
 mod control;
+mod impostor;
 mod truth;
 mod world;
 
 use crate::history::{History, Truth};
 use actors::{blackouts, disturber, lister, reader, releaser, watcher, writer};
 use control::{Control, leader, operator};
+use impostor::impostor;
 use outrigger_storage::backend::embedded::EmbeddedBackend;
 use outrigger_storage::federated::Rule;
 use rand::rngs::StdRng;
@@ -63,6 +65,10 @@ pub struct Settings {
     pub losses: bool,
     /// Whether members are taken offline.
     pub offline: bool,
+    /// How late replicas know where namespaces are placed. `None`: they do not, and every owner key counts.
+    pub placements_late_by: Option<Duration>,
+    /// Whether somebody who holds a backend writes to it past the store.
+    pub impostor: bool,
     /// A rule that is broken on purpose.
     pub broken: Option<Rule>,
 }
@@ -80,6 +86,10 @@ impl Settings {
         let leaves = decided && members.random_bool(0.5);
         let losses = decided && members.random_bool(0.5);
         let offline = losses && members.random_bool(0.3);
+        let mut placed = StdRng::seed_from_u64(seed ^ 0x91ac_ed00);
+        let late_by = [0, 30, 300, 1500].map(Duration::from_millis)[placed.random_range(0..4)];
+        let placements_late_by = placed.random_bool(0.6).then_some(late_by);
+        let impostor = placements_late_by.is_some() && !losses && placed.random_bool(0.6);
         let drawn = Self {
             seed,
             backends: random.random_range(1..=3),
@@ -97,12 +107,15 @@ impl Settings {
             outages: random.random_bool(0.4),
             compaction: random.random_bool(0.2),
             releases: random.random_bool(0.4),
-            late_replica: random.random_bool(0.3),
+            // Who comes late cannot tell what was forged before from what is gone.
+            late_replica: random.random_bool(0.3) && !impostor,
             decided,
             spares,
             leaves,
             losses,
             offline,
+            placements_late_by,
+            impostor,
             broken: None,
         };
         let more = Duration::from_secs(if losses { 5 } else { 0 });
@@ -170,6 +183,7 @@ async fn simulate(settings: Settings) -> Outcome {
         replicas: RefCell::default(),
         faults: RefCell::default(),
         placements: RefCell::default(),
+        busy: Default::default(),
         control: Control::new(settings.backends - settings.spares),
         connections: RefCell::default(),
         reports: RefCell::default(),
@@ -200,6 +214,9 @@ async fn simulate(settings: Settings) -> Outcome {
     }
     if world.settings.decided {
         actors.push(tokio::task::spawn_local(operator(world.clone(), actor(32))));
+    }
+    if world.settings.impostor {
+        actors.push(tokio::task::spawn_local(impostor(world.clone(), actor(35))));
     }
     if world.settings.losses {
         // Not awaited: what is lost comes back after the last fault.

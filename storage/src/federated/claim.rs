@@ -9,6 +9,7 @@ use crate::Error;
 use crate::backend::{BackendError, Compare, Op, OpResponse, Range, Revision, Txn};
 use crate::key::{self, Domain, prefix_end};
 use crate::owners::{OwnerEntry, OwnerRecord};
+use crate::placements::{Known, Placed};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -115,9 +116,12 @@ impl Fleet {
     pub(crate) async fn release(&self, domain: &Domain, uid: &str) -> Result<(), Error> {
         // A known owner is the only one; otherwise every backend must say that it is none.
         let view = self.view();
-        let owners: Vec<Arc<Joined>> = match self.route(domain) {
-            Some((owner, _)) => vec![owner],
-            None => match view.absent.iter().chain(&view.given_up).next() {
+        let mut away = view.absent.iter().chain(&view.given_up);
+        let owners: Vec<Arc<Joined>> = match (self.route_settled(domain).await?, self.known(domain)) {
+            (Some((owner, _)), _) => vec![owner],
+            // Whoever else has a key of it has no right to it.
+            (None, Known::Placed(placed)) => vec![self.named(&placed)?],
+            (None, Known::Anywhere | Known::Unread | Known::Nowhere) => match away.next() {
                 None if view.serving.is_empty() => return Err(Error::NoMembers),
                 Some(absent) => return Err(absent.error()),
                 None => view.serving.clone(),
@@ -215,7 +219,22 @@ impl Fleet {
         }
     }
 
-    async fn read_owner(&self, joined: &Arc<Joined>, domain: &Domain) -> Result<Option<OwnerEntry>, Error> {
+    /// The cluster of a placement, if this replica is connected to it.
+    fn named(&self, placed: &Placed) -> Result<Arc<Joined>, Error> {
+        let view = self.view();
+        let named = |joined: &&Arc<Joined>| placed.names(&joined.member.name, joined.slot());
+        let joined = view.connections.iter().find(named);
+        joined.cloned().ok_or_else(|| Error::Unavailable {
+            cluster: placed.cluster.to_string(),
+            cause: "this replica has no connection to it".to_owned(),
+        })
+    }
+
+    pub(crate) async fn read_owner(
+        &self,
+        joined: &Arc<Joined>,
+        domain: &Domain,
+    ) -> Result<Option<OwnerEntry>, Error> {
         let answer = joined
             .call(Txn::read([Range::key(domain.owner_key())]))
             .await

@@ -7,6 +7,7 @@ use super::joined::Joined;
 use super::ring::LogEntry;
 use crate::backend::{BackendError, BackendEvent, Revision, WatchRequest};
 use crate::event::FrameCache;
+use crate::key::domain_of;
 use crate::{Error, ResourceVersion};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -122,9 +123,14 @@ impl Cursor {
         let clock = self.joined.clock_at(revision).ok_or_else(|| self.expired())?;
         let key = event.kv.key.clone();
         let now = (!event.deleted).then_some(event.kv);
+        let tenure = domain_of(&key).and_then(|domain| {
+            let state = self.joined.state.lock();
+            state.log.owners.tenure_at(&domain, revision)
+        });
         Ok(LogEntry {
             revision,
             clock,
+            tenure,
             key,
             now,
             before: event.prev,

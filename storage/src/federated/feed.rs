@@ -229,7 +229,7 @@ impl Fleet {
         }
         let (ticks, compacted) = self.read_ticks(joined, revision).await?;
         let owner_log = self
-            .read_removals(joined, &ticks, compacted, revision, &owners)
+            .read_owner_log(joined, &ticks, compacted, revision, &owners)
             .await?;
         Ok(CaughtUp {
             revision,
@@ -397,8 +397,8 @@ impl Fleet {
         Err(joined.unavailable("its history is compacted faster than it can be read"))
     }
 
-    /// The owner keys, and the removals of such keys that are retained: a watch may have to follow a domain through them.
-    async fn read_removals(
+    /// The owner keys with their retained history: a watch may have to follow a domain through it.
+    async fn read_owner_log(
         &self,
         joined: &Arc<Joined>,
         ticks: &ClockHistory,
@@ -406,17 +406,13 @@ impl Fleet {
         until: Revision,
         owners: &BTreeMap<Domain, OwnerEntry>,
     ) -> Result<OwnerLog, Error> {
-        let mut log = OwnerLog::new(owners.clone());
+        let mut log = OwnerLog::default();
         for prefix in [key::OWNER, key::OWNER_KIND] {
             let start = Bytes::from_static(prefix);
             let changes = joined
                 .history_of_range(start, Some(key::prefix_end(prefix)), compacted + 1, until)
                 .await;
-            for event in changes
-                .map_err(|e| joined.error(e))?
-                .into_iter()
-                .filter(|event| event.deleted)
-            {
+            for event in changes.map_err(|e| joined.error(e))? {
                 let revision = event.kv.mod_revision;
                 let Some(domain) = Domain::from_owner_key(&event.kv.key) else {
                     continue;
@@ -424,15 +420,35 @@ impl Fleet {
                 let Some(clock) = ticks.in_force_at(revision) else {
                     continue;
                 };
-                log.remove_in_the_past(
-                    domain,
-                    Removal {
-                        generation: generation_before(&event),
-                        version: joined.resource_version(clock, revision)?,
+                let version = joined.resource_version(clock, revision)?;
+                let before = event.prev.as_ref().and_then(|prev| {
+                    let record = OwnerRecord::decode(&prev.value).ok()?;
+                    let revision = prev.mod_revision;
+                    Some(OwnerEntry { record, revision })
+                });
+                if let Some(before) = before.filter(|_| !log.is_held(&domain)) {
+                    log.was_there(domain.clone(), before);
+                }
+                if event.deleted {
+                    let generation = generation_before(&event);
+                    let removal = Removal {
+                        generation,
+                        version,
                         revision,
-                    },
-                );
+                    };
+                    log.remove(domain, removal, None);
+                } else {
+                    let record = joined.decode_owner(&event.kv)?;
+                    log.put(domain, OwnerEntry { record, revision }, version);
+                }
             }
+        }
+        for (domain, entry) in owners
+            .iter()
+            .filter(|(domain, _)| !log.is_held(domain))
+            .collect::<Vec<_>>()
+        {
+            log.was_there(domain.clone(), entry.clone());
         }
         Ok(log)
     }
@@ -442,7 +458,8 @@ impl Fleet {
             if let Some(anew) = caught_up.anew {
                 state.log.ticks = anew.ticks;
                 state.log.compacted = anew.compacted;
-                state.log.owners = anew.owners;
+                let before = std::mem::replace(&mut state.log.owners, anew.owners);
+                state.log.owners.inherit(&before);
                 state.log.revision = caught_up.revision;
                 state.log.ring.reset(caught_up.revision);
                 state.log.newest_change = None;
@@ -458,6 +475,8 @@ impl Fleet {
             state.unseen_tick = None;
         });
         joined.metrics().set_up(true);
+        let domains: Vec<Domain> = joined.state.lock().owners.domains().cloned().collect();
+        self.look_at(joined, domains);
         self.advance_closed();
         self.request_round_for_watches();
     }
@@ -472,6 +491,7 @@ impl Fleet {
         }
         let taken = joined.update(|state| {
             let mut changed_objects = false;
+            let mut changed_owners = Vec::new();
             for event in batch.events {
                 if event.kv.mod_revision <= state.log.revision {
                     continue;
@@ -479,6 +499,7 @@ impl Fleet {
                 match take_event(state, joined.slot(), event)? {
                     Taken::Tick(epoch) => newest_epoch = Some(epoch),
                     Taken::Object => changed_objects = true,
+                    Taken::Owner(domain) => changed_owners.push(domain),
                     Taken::Nothing => {}
                 }
             }
@@ -494,10 +515,12 @@ impl Fleet {
             let lag = state
                 .unseen_tick
                 .map_or(Duration::ZERO, |(answered, _)| answered.elapsed());
-            Ok::<_, String>((changed_objects, state.log.ring.bytes(), state.log.ring.len(), lag))
+            let ring = (state.log.ring.bytes(), state.log.ring.len());
+            Ok::<_, String>((changed_objects, changed_owners, ring, lag))
         });
-        let (changed_objects, ring_bytes, ring_events, lag) =
+        let (changed_objects, changed_owners, (ring_bytes, ring_events), lag) =
             taken.map_err(|cause| joined.unavailable(cause))?;
+        self.look_at(joined, changed_owners);
         joined.metrics().set_ring(ring_bytes, ring_events);
         joined.metrics().set_watch_lag(lag);
         if let Some(epoch) = newest_epoch {
@@ -515,6 +538,7 @@ impl Fleet {
 enum Taken {
     Tick(Epoch),
     Object,
+    Owner(Domain),
     Nothing,
 }
 
@@ -529,9 +553,11 @@ fn take_event(state: &mut State, slot: Slot, event: BackendEvent) -> Result<Take
         state.log.newest_change = Some(clock.epoch);
         let key = event.kv.key.clone();
         let now = (!event.deleted).then_some(event.kv);
+        let tenure = key::domain_of(&key).and_then(|domain| state.log.owners.tenure_at(&domain, revision));
         state.log.ring.push(LogEntry {
             revision,
             clock,
+            tenure,
             key,
             now,
             before: event.prev,
@@ -557,34 +583,34 @@ fn take_event(state: &mut State, slot: Slot, event: BackendEvent) -> Result<Take
             true => None,
             false => Some(OwnerRecord::decode(&event.kv.value)?),
         };
+        let clock = state
+            .log
+            .ticks
+            .newest()
+            .ok_or("an owner key changed before the first tick")?;
+        let version = clock
+            .resource_version(revision, slot)
+            .ok_or("a revision is out of reach of the clock")?;
         match &record {
             Some(record) => {
                 let entry = OwnerEntry {
                     record: record.clone(),
                     revision,
                 };
-                state.log.owners.put(domain.clone(), entry);
+                state.log.owners.put(domain.clone(), entry, version);
             }
             None => {
-                let clock = state
-                    .log
-                    .ticks
-                    .newest()
-                    .ok_or("an owner was removed before the first tick")?;
-                let version = clock
-                    .resource_version(revision, slot)
-                    .ok_or("a revision is out of reach of the clock")?;
-                state.log.owners.remove(
-                    domain.clone(),
-                    Removal {
-                        generation: generation_before(&event),
-                        version,
-                        revision,
-                    },
-                );
+                let removal = Removal {
+                    generation: generation_before(&event),
+                    version,
+                    revision,
+                };
+                let now = Some(Instant::now());
+                state.log.owners.remove(domain.clone(), removal, now);
             }
         }
-        state.owners.observe(domain, revision, record);
+        state.owners.observe(domain.clone(), revision, record);
+        return Ok(Taken::Owner(domain));
     }
     Ok(Taken::Nothing)
 }

@@ -4,12 +4,13 @@
 
 use super::cut::Rounds;
 use super::joined::Joined;
+use super::standing::{self, Questions, Standing};
 use super::view::View;
 use super::{Member, Routing, Rule, StoreConfig};
 use crate::clock::{EPOCH_JUMP_MAX, EPOCH_MILLIS, epoch_at};
 use crate::key::Domain;
 use crate::object::WriteId;
-use crate::owners::{OwnerEntry, Removal};
+use crate::owners::Removal;
 use crate::resource_version::{Epoch, Slot};
 use crate::signal::{Listener, Signal};
 use crate::{Error, Membership, ResourceVersion};
@@ -37,6 +38,7 @@ pub(crate) struct Fleet {
     handed: Mutex<Option<Membership>>,
     pub(crate) handed_over: Signal,
     pub(crate) rounds: Rounds,
+    pub(crate) questions: Questions,
     /// The byte budget of lists, in KiB.
     pub(crate) list_budget: Arc<Semaphore>,
     /// The highest epoch that any backend showed.
@@ -81,6 +83,7 @@ impl Fleet {
             handed: Mutex::new(decided.then(|| membership.clone())),
             handed_over: Signal::default(),
             rounds: Rounds::default(),
+            questions: Questions::default(),
             list_budget: Arc::new(Semaphore::new(config.list_bytes_max / 1024)),
             highest: AtomicU64::new(0),
             closed: Mutex::new(Closed {
@@ -261,48 +264,45 @@ impl Fleet {
         Ok(Epoch(self.highest_epoch().max(above).0 + 1).max(next))
     }
 
-    /// Who owns `domain`, by the routing table: the owner key of the highest generation.
-    pub(crate) fn route(&self, domain: &Domain) -> Option<(Arc<Joined>, OwnerEntry)> {
-        let view = self.view();
-        let owners = view
-            .connections
-            .iter()
-            .filter_map(|joined| Some((joined, joined.owner(domain)?)));
-        let (joined, entry) = owners.max_by_key(|(_, entry)| entry.record.generation)?;
-        Some((joined.clone(), entry))
-    }
-
-    /// Who has claimed `domain` without being its owner yet.
-    pub(crate) fn claimed(&self, domain: &Domain) -> Option<(Arc<Joined>, OwnerEntry)> {
-        let view = self.view();
-        let claims = view
-            .connections
-            .iter()
-            .filter_map(|joined| Some((joined, joined.claim(domain)?)));
-        let (joined, entry) = claims.max_by_key(|(_, entry)| entry.record.generation)?;
-        Some((joined.clone(), entry))
-    }
-
     /// Where the changes of `domain` above `version` begin, by what the logs have shown.
-    pub(crate) fn home_after(&self, domain: &Domain, version: ResourceVersion) -> Option<Home> {
+    ///
+    /// # Errors
+    /// `OwnerUnknown` while nobody knows whether an owner key counts.
+    pub(crate) fn home_after(
+        &self,
+        domain: &Domain,
+        version: ResourceVersion,
+    ) -> Result<Option<Home>, Error> {
         let view = self.view();
-        let homes = view.connections.iter().filter_map(|joined| {
-            let state = joined.state.lock();
-            let removal = state.log.owners.removal_after(domain, version);
-            let owner = state
-                .log
-                .owners
-                .owner(domain)
-                .map(|entry| entry.record.generation);
-            let generation = removal.map(|removal| removal.generation).or(owner)?;
-            Some((generation, removal, joined))
-        });
+        let mut homes = Vec::new();
+        for joined in &view.connections {
+            let held: Vec<_> = {
+                let state = joined.state.lock();
+                let after = state.log.owners.after(domain, version);
+                let held = after.map(|held| {
+                    let since = held.counts_from().map_or(version, |since| since.max(version));
+                    (held.tenure.clone(), held.generation(), held.removal, since)
+                });
+                held.collect()
+            };
+            for (tenure, generation, until, since) in held {
+                match self.tenure_standing(joined, domain, &tenure, since) {
+                    Standing::Counts => {
+                        homes.push((generation, until, joined));
+                        break;
+                    }
+                    Standing::Impostor => {}
+                    Standing::Unsettled => return Err(standing::unsettled(domain)),
+                    Standing::Forgotten => return Err(Error::Expired { requested: version }),
+                }
+            }
+        }
         // The oldest home first, and an older one whose removal its log does not show yet before a newer one (seed 915).
-        let (_, until, joined) = homes.min_by_key(|(generation, _, _)| *generation)?;
-        Some(Home {
+        let first = homes.into_iter().min_by_key(|(generation, _, _)| *generation);
+        Ok(first.map(|(_, until, joined)| Home {
             joined: joined.clone(),
             until,
-        })
+        }))
     }
 
     /// Like [`Fleet::home_after`], unless a log that was not read so far may know of an older home (seeds 1313, 2356).
@@ -311,7 +311,7 @@ impl Fleet {
         domain: &Domain,
         version: ResourceVersion,
     ) -> Result<Option<Home>, Error> {
-        let home = self.home_after(domain, version);
+        let home = self.home_after(domain, version)?;
         let since = home.as_ref().map(|home| match home.until {
             // It came before it went.
             Some(until) => until.version,
@@ -339,7 +339,7 @@ impl Fleet {
     ) -> Result<Option<Home>, Error> {
         for _ in 0..HOME_TRIES_MAX {
             match self.settled_home_after(domain, version) {
-                Err(Error::Unavailable { .. }) => {
+                Err(Error::Unavailable { .. } | Error::OwnerUnknown { .. }) => {
                     self.rounds.request();
                     tokio::time::sleep(HOME_PAUSE).await;
                 }

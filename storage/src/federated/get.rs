@@ -4,6 +4,7 @@
 use super::cut::Snapshot;
 use super::fleet::Fleet;
 use super::joined::{Joined, compares_owners};
+use super::standing::Standing;
 use crate::backend::{OpResponse, Range, Txn};
 use crate::key::{self, Domain, Key};
 use crate::owners::OwnerEntry;
@@ -45,7 +46,7 @@ impl Fleet {
             if compares_owners(self.config.routing) {
                 let owner =
                     joined.observe_owner(&domain, &ranges.next().unwrap_or_default(), answer.revision)?;
-                if !owner.is_some_and(|owner| owner.record.counts()) {
+                if !self.owner_counts(&joined, &domain, owner.as_ref()) {
                     continue;
                 }
             }
@@ -76,17 +77,19 @@ impl Fleet {
             if let Some(sole) = self.sole() {
                 return Ok(Located::Owned(sole));
             }
-            if let Some((joined, _)) = self.route(domain) {
+            if let Some((joined, _)) = self.route_settled(domain).await? {
                 self.view().check_not_away(&joined)?;
                 return Ok(Located::Owned(joined));
             }
             self.check_has_members()?;
             let snapshot = self.rounds.snapshot().await?;
             let found = self.owners_at(domain, &snapshot).await;
-            let owned = found.iter().any(|(_, owner)| {
-                owner
-                    .as_ref()
-                    .is_ok_and(|o| o.as_ref().is_some_and(|o| o.record.counts()))
+            let known = self.known(domain);
+            let owned = found.iter().any(|(joined, owner)| {
+                let owner = owner.as_ref().ok().and_then(Option::as_ref);
+                owner.filter(|owner| owner.record.counts()).is_some_and(|owner| {
+                    self.key_standing(&known, joined, domain, owner) != Standing::Impostor
+                })
             });
             if owned {
                 continue;
@@ -108,6 +111,19 @@ impl Fleet {
             "the owner of {} keeps changing",
             domain.placement_name()
         )))
+    }
+
+    /// Whether an owner key that an answer shows counts.
+    pub(crate) fn owner_counts(
+        &self,
+        joined: &Arc<Joined>,
+        domain: &Domain,
+        owner: Option<&OwnerEntry>,
+    ) -> bool {
+        let owner = owner.filter(|owner| owner.record.counts());
+        owner.is_some_and(|owner| {
+            self.key_standing(&self.known(domain), joined, domain, owner) == Standing::Counts
+        })
     }
 
     /// The owner keys of `domain` on all backends at a snapshot; the routing table learns them.

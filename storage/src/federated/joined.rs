@@ -22,6 +22,7 @@ use crate::{Error, Object, ResourceVersion};
 use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -83,6 +84,8 @@ pub(crate) struct State {
     /// The slowest round trip of any live replica, as `members` says.
     pub(crate) slowest_round_trip: Duration,
     pub(crate) owners: OwnerTable,
+    /// Domains whose owner key here does not count, and about which it was said.
+    pub(crate) reported: BTreeSet<Domain>,
     pub(crate) own: Own,
     pub(crate) log: Log,
     pub(crate) status: BackendStatus,
@@ -147,6 +150,7 @@ impl Joined {
             round_trip: None,
             slowest_round_trip: Duration::ZERO,
             owners: OwnerTable::default(),
+            reported: BTreeSet::new(),
             own: Own::default(),
             log: Log {
                 revision: 0,

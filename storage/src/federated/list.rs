@@ -151,7 +151,7 @@ impl Fleet {
         let sources = view
             .parts
             .into_iter()
-            .map(|part| Source::new(&plan, part))
+            .map(|part| Source::new(self, &plan, part, view.resource_version))
             .collect::<Result<_, Error>>()?;
         let seen_before = match &options.version {
             ListVersion::Continue(token) => token.seen,
@@ -261,7 +261,7 @@ impl Fleet {
             if compares_owners(self.config.routing) {
                 let owner =
                     joined.observe_owner(domain, &ranges.next().unwrap_or_default(), answer.revision)?;
-                if !owner.is_some_and(|owner| owner.record.counts()) {
+                if !self.owner_counts(&joined, domain, owner.as_ref()) {
                     continue;
                 }
             }
@@ -310,7 +310,7 @@ impl Fleet {
             };
             let at = self.position(&joined, rv).await?;
             // Its log is now past the version: has the domain left it before?
-            let still = self.home_after(domain, rv).map(|home| home.joined);
+            let still = self.home_after(domain, rv)?.map(|home| home.joined);
             if still.as_ref().map(|j| j.slot()) == home.map(|j| j.slot()) {
                 let part = Part {
                     joined,
@@ -594,9 +594,15 @@ fn partial_version(snapshot: &Snapshot) -> Result<ResourceVersion, Error> {
 }
 
 impl Source {
-    fn new(plan: &PagerPlan, part: Part) -> Result<Self, Error> {
+    fn new(
+        fleet: &Arc<Fleet>,
+        plan: &PagerPlan,
+        part: Part,
+        version: ResourceVersion,
+    ) -> Result<Self, Error> {
         let joined = part.joined.clone();
-        let mut pager = Pager::new(plan.clone(), part.joined, part.at);
+        let at = (part.at, version);
+        let mut pager = Pager::new(fleet.clone(), plan.clone(), part.joined, at);
         let Some(page) = part.first else {
             return Ok(Self {
                 joined,
@@ -724,7 +730,8 @@ impl Listing {
             .min_by(|a, b| order(a).cmp(&order(b)));
         let ready = &mut self.sources[source].ready;
         while objects.len() < BATCH_OBJECTS_MAX && (self.limit == 0 || self.returned < self.limit) {
-            let before = |object: &Object| bound.as_ref().is_none_or(|bound| order(object) < order(bound));
+            // Two of one name cannot be; if they were, the list should still come to its end.
+            let before = |object: &Object| bound.as_ref().is_none_or(|bound| order(object) <= order(bound));
             let Some(object) = ready.pop_front_if(|object| before(object)) else {
                 break;
             };

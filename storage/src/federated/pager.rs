@@ -7,11 +7,11 @@
 
 use super::Extent;
 use super::feed::next_key;
+use super::fleet::Fleet;
 use super::joined::Joined;
 use crate::backend::{BackendError, KeyValue, OpResponse, Range, RangeResponse, Revision, TXN_OPS_MAX, Txn};
 use crate::key::{self, Domain, prefix_end, split_object_key};
-use crate::owners::OwnerRecord;
-use crate::{Error, Resource};
+use crate::{Error, Resource, ResourceVersion};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -95,9 +95,11 @@ enum Read {
 
 /// One backend's part of a list.
 pub(crate) struct Pager {
+    fleet: Arc<Fleet>,
     plan: PagerPlan,
     joined: Arc<Joined>,
     at: Revision,
+    version: ResourceVersion,
     rest: Rest,
     page_objects: usize,
 }
@@ -168,7 +170,13 @@ fn after(resource: &Resource, namespace: &str, name: &str) -> Bytes {
 }
 
 impl Pager {
-    pub(crate) fn new(plan: PagerPlan, joined: Arc<Joined>, at: Revision) -> Self {
+    /// `at`: the revision to read, and what it is in the one order.
+    pub(crate) fn new(
+        fleet: Arc<Fleet>,
+        plan: PagerPlan,
+        joined: Arc<Joined>,
+        (at, version): (Revision, ResourceVersion),
+    ) -> Self {
         let rest = if plan.compares_owners && plan.extent == Extent::AllNamespaces {
             Rest::Wide
         } else {
@@ -179,9 +187,11 @@ impl Pager {
         };
         let page_objects = plan.limit(FIRST_PAGE_OBJECTS);
         Self {
+            fleet,
             plan,
             joined,
             at,
+            version,
             rest,
             page_objects,
         }
@@ -327,7 +337,10 @@ impl Pager {
                 .map_err(|e| self.failed(e))?;
             for (name, answer) in names.iter().zip(answers) {
                 let Some(kv) = answer.kvs.first() else { continue };
-                if self.decode(kv)?.counts() {
+                if self
+                    .is_owner(&Domain::Namespace(name.as_str().into()), kv)
+                    .await?
+                {
                     owned.insert(name.clone(), true);
                 }
             }
@@ -338,8 +351,15 @@ impl Pager {
         Ok(kvs.into_iter().filter(is_owned).collect())
     }
 
-    fn decode(&self, kv: &KeyValue) -> Result<OwnerRecord, Error> {
-        self.joined.decode_owner(kv)
+    /// Whether an owner key at the revision counts there.
+    async fn is_owner(&self, domain: &Domain, kv: &KeyValue) -> Result<bool, Error> {
+        let record = self.joined.decode_owner(kv)?;
+        if !record.counts() {
+            return Ok(false);
+        }
+        let at = (self.at, self.version);
+        let owned = self.fleet.owned_at(&self.joined, domain, record.generation, at);
+        owned.await
     }
 
     fn first_namespaces(&self) -> Rest {
@@ -408,8 +428,11 @@ impl Pager {
             .map(|last| next_key(&last.key));
         let mut names = VecDeque::new();
         for kv in &answer.kvs {
-            if let Some(Domain::Namespace(name)) = Domain::from_owner_key(&kv.key)
-                && self.decode(kv)?.counts()
+            let Some(domain @ Domain::Namespace(_)) = Domain::from_owner_key(&kv.key) else {
+                continue;
+            };
+            if self.is_owner(&domain, kv).await?
+                && let Domain::Namespace(name) = domain
             {
                 names.push_back(name);
             }

@@ -5,6 +5,7 @@
 use crate::backend::{KeyValue, Revision};
 use crate::clock::Clock;
 use crate::event::FrameCache;
+use crate::owners::Tenure;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub(crate) struct LogEntry {
     /// The state before, unless it was compacted or there was none.
     pub(crate) before: Option<KeyValue>,
     pub(crate) frames: FrameCache,
+    /// Under which owner key it was made. `None`: under none.
+    pub(crate) tenure: Option<Arc<Tenure>>,
 }
 
 impl LogEntry {
@@ -139,6 +142,7 @@ mod tests {
             now: None,
             before: None,
             frames: FrameCache::default(),
+            tenure: None,
         }
     }
 

@@ -16,6 +16,7 @@ use super::fleet::Fleet;
 use super::joined::Joined;
 use super::list::{Listing, is_partial};
 use super::ring::LogEntry;
+use super::standing::Standing;
 use super::view::{View, is_of};
 use super::{Extent, ListOptions, Rule, Scope, WatchStart};
 use crate::backend::Revision;
@@ -172,7 +173,7 @@ impl Watching {
             Source::Owner { domain, cursor, .. } => {
                 // The domain lives here and nowhere else since the position, so this log alone tells.
                 let stays = domain.as_ref().is_none_or(|domain| {
-                    let home = self.fleet.home_after(domain, position);
+                    let home = self.fleet.home_after(domain, position).ok().flatten();
                     home.is_some_and(|home| home.until.is_none() && Arc::ptr_eq(&home.joined, &cursor.joined))
                 });
                 let state = cursor.joined.state.lock();
@@ -186,7 +187,7 @@ impl Watching {
             }
             Source::Nobody { domain } => {
                 let closed = self.fleet.complete_epoch();
-                closed.filter(|_| self.fleet.home_after(domain, position).is_none())
+                closed.filter(|_| matches!(self.fleet.home_after(domain, position), Ok(None)))
             }
             // Of members that came or went since it last looked, this watch knows nothing yet.
             Source::All { version, cursors, .. } => closed
@@ -376,7 +377,7 @@ impl Watching {
         let mut left = None;
         if let (Some(domain), Some(position)) = (&*domain, self.position) {
             match self.fleet.home_after(domain, position) {
-                Some(home) if Arc::ptr_eq(&home.joined, &cursor.joined) => left = home.until,
+                Ok(Some(home)) if Arc::ptr_eq(&home.joined, &cursor.joined) => left = home.until,
                 // It lives elsewhere, or nowhere, as of the position.
                 _ => {
                     self.state = State::Following(Source::Nobody {
@@ -389,10 +390,24 @@ impl Watching {
         let until = left.map_or(log, |left| left.revision.min(log));
         cursor.fill(until).await?;
         while self.ready.len() < BATCH_EVENTS_MAX
-            && let Some(entry) = cursor.pop()
+            && let Some(entry) = cursor.head().cloned()
         {
-            self.position = Some(cursor.resource_version_of(&entry)?);
-            if let Some(event) = event_of(&cursor.joined, &self.predicate, &entry)? {
+            let version = cursor.resource_version_of(&entry)?;
+            let standing = self.fleet.change_standing(&cursor.joined, &entry, version);
+            if standing == Standing::Forgotten {
+                return Err(Error::Expired { requested: version });
+            }
+            if standing == Standing::Unsettled {
+                if self.ready.is_empty() {
+                    self.fleet.something_settled().await;
+                }
+                return Ok(());
+            }
+            cursor.pop();
+            self.position = Some(version);
+            if standing == Standing::Counts
+                && let Some(event) = event_of(&cursor.joined, &self.predicate, &entry)?
+            {
                 self.ready.push(event);
             }
         }
@@ -492,11 +507,25 @@ impl Watching {
                 break;
             };
             let place = &mut cursors[i];
-            let Some(entry) = place.cursor.as_mut().and_then(Cursor::pop) else {
+            let Some(entry) = place.cursor.as_ref().and_then(|cursor| cursor.head().cloned()) else {
                 break;
             };
+            let standing = self.fleet.change_standing(&place.joined, &entry, rv);
+            if standing == Standing::Forgotten {
+                return Err(Error::Expired { requested: rv });
+            }
+            if standing == Standing::Unsettled {
+                // Nothing above may pass before it is known.
+                if self.ready.is_empty() {
+                    self.fleet.something_settled().await;
+                }
+                return Ok(());
+            }
+            place.cursor.as_mut().and_then(Cursor::pop);
             self.position = Some(rv);
-            if let Some(event) = event_of(&place.joined, &self.predicate, &entry)? {
+            if standing == Standing::Counts
+                && let Some(event) = event_of(&place.joined, &self.predicate, &entry)?
+            {
                 self.ready.push(event);
             }
             let has_head = place

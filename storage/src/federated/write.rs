@@ -115,7 +115,7 @@ impl Fleet {
         let mut tries = 0;
         while Instant::now() < deadline {
             tries += 1;
-            let (joined, owner) = self.backend_for_write(&domain)?;
+            let (joined, owner) = self.backend_for_write(&domain).await?;
             let joined = &joined;
             if change.grows() && joined.state.lock().status.is_full() {
                 return Err(joined.error(BackendError::NoSpace));
@@ -167,12 +167,13 @@ impl Fleet {
         )))
     }
 
-    fn backend_for_write(&self, domain: &Domain) -> Result<(Arc<Joined>, Option<OwnerEntry>), Error> {
+    async fn backend_for_write(&self, domain: &Domain) -> Result<(Arc<Joined>, Option<OwnerEntry>), Error> {
         if let Some(sole) = self.sole() {
             return Ok((sole, None));
         }
         let (joined, owner) = self
-            .route(domain)
+            .route_settled(domain)
+            .await?
             .ok_or_else(|| Error::Unplaced(domain.placement_name()))?;
         if owner.record.state != super::OwnerState::Active {
             return Err(Error::Unplaced(domain.placement_name()));

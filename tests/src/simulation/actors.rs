@@ -67,18 +67,23 @@ pub(super) async fn place(world: &Shared, store: &FederatedStore, name: &str, ra
     let placement = {
         let mut placements = world.placements.borrow_mut();
         placements.next += 1;
-        let generation = placements.next;
+        let generation = placements.published.next_version();
         let slot = match world.settings.decided {
             true => world.control.any_member(random),
             false => Some(Slot(random.random_range(0..world.settings.backends))),
         };
-        let Some(slot) = slot else { return };
+        let Some(slot) = slot.filter(|slot| !world.busy.keeps_off(name, *slot)) else {
+            return;
+        };
         let new = Placement {
-            uid: format!("ns-{generation}"),
+            uid: format!("ns-{}", placements.next),
             slot,
             generation,
             confirmed: false,
         };
+        if !placements.by_name.contains_key(name) {
+            placements.published.publish(name, Some(&new));
+        }
         placements.by_name.entry(name.to_owned()).or_insert(new).clone()
     };
     let claim = Claim {
@@ -99,6 +104,10 @@ pub(super) async fn place(world: &Shared, store: &FederatedStore, name: &str, ra
         match placements.by_name.get_mut(name) {
             Some(current) if current.uid == placement.uid => current.confirmed = true,
             _ => return,
+        }
+        if !placement.confirmed {
+            let confirmed = placements.by_name.get(name).cloned();
+            placements.published.publish(name, confirmed.as_ref());
         }
     }
     // Whether it worked shows when the write is tried again.
@@ -153,6 +162,7 @@ pub(super) async fn empty_and_release(
             .is_some_and(|p| p.uid == placement.uid)
         {
             placements.by_name.remove(namespace);
+            placements.published.publish(namespace, None);
         }
     }
 }

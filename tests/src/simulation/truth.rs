@@ -1,5 +1,6 @@
 //! What the backends hold in the end: their logs, and the resource versions computed from them without the store's help.
 
+use super::impostor::{is_forged, is_forged_owner};
 use super::world::{Shared, tag_of_json};
 use crate::history::{Change, Gap, Truth};
 use futures::StreamExt;
@@ -119,13 +120,12 @@ pub(super) fn read_log(log: &RawLog, slot: u16, truth: &mut Truth) {
                 let version =
                     ResourceVersion::new(Epoch(epoch), revision - base, Slot(slot)).expect("in range");
                 let value = (!event.deleted).then(|| String::from_utf8_lossy(&event.kv.value).into_owned());
-                truth
-                    .owners
-                    .entry(namespace.to_owned())
-                    .or_default()
-                    .push((slot, version, value));
+                let forged = value.as_deref().is_some_and(is_forged_owner);
+                let owners = truth.owners.entry(namespace.to_owned()).or_default();
+                owners.extend((!forged).then_some((slot, version, value)));
             }
-            let is_active = !event.deleted && String::from_utf8_lossy(&event.kv.value).contains("\"Active\"");
+            let value = String::from_utf8_lossy(&event.kv.value);
+            let is_active = !event.deleted && value.contains("\"Active\"") && !is_forged_owner(&value);
             active.insert(namespace.to_owned(), is_active);
         } else if let Some(rest) = key.strip_prefix("objects/example.com/things/") {
             let (namespace, name) = rest.split_once('/').expect("namespace and name");
@@ -133,13 +133,18 @@ pub(super) fn read_log(log: &RawLog, slot: u16, truth: &mut Truth) {
             let version = ResourceVersion::new(Epoch(epoch), revision - base, Slot(slot)).expect("in range");
             // The body stands behind a header of 56 bytes.
             let tag = |value: &[u8]| tag_of_json(&value[56..]);
+            let before = event.prev.as_ref().map(|prev| tag(&prev.value));
+            if before.is_some_and(is_forged) || !event.deleted && is_forged(tag(&event.kv.value)) {
+                // Nobody must ever see it.
+                continue;
+            }
             truth.changes.push(Change {
                 version,
                 slot,
                 revision,
                 object: (namespace.to_owned(), name.to_owned()),
                 tag: (!event.deleted).then(|| tag(&event.kv.value)),
-                before: event.prev.as_ref().map(|prev| tag(&prev.value)),
+                before,
                 owned: active.get(namespace).copied().unwrap_or(false),
             });
         }

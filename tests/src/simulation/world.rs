@@ -2,6 +2,7 @@
 
 use super::Settings;
 use super::control::{Control, Reported, agent, reporter};
+use super::impostor::{Busy, LatePlacements, Published};
 use super::truth::RawLog;
 use crate::history::{History, Nanos, ObjectName};
 use outrigger_storage::backend::embedded::EmbeddedBackend;
@@ -26,6 +27,8 @@ const WALL_START_MILLIS: u64 = 1_780_272_000_000;
 pub(super) struct Placements {
     pub(super) by_name: BTreeMap<String, Placement>,
     pub(super) next: u64,
+    /// What the replicas know of them, late.
+    pub(super) published: Published,
 }
 
 #[derive(Clone)]
@@ -44,6 +47,7 @@ pub(super) struct World {
     pub(super) replicas: RefCell<Vec<FederatedStore>>,
     pub(super) faults: RefCell<Vec<Vec<Arc<Faults>>>>,
     pub(super) placements: RefCell<Placements>,
+    pub(super) busy: Busy,
     pub(super) control: Control,
     /// Per replica, its connections to all backends.
     pub(super) connections: RefCell<Vec<Vec<Member>>>,
@@ -101,6 +105,10 @@ pub(super) async fn start_replica(world: &Shared, replica: usize, while_away: bo
         config.compact_every = Duration::from_millis(700);
     }
     config.broken = settings.broken;
+    if let Some(late_by) = settings.placements_late_by {
+        let published = world.placements.borrow().published.clone();
+        config.placements = Arc::new(LatePlacements { published, late_by });
+    }
     let opened = if settings.decided {
         let decision = world.control.read(&mut random);
         let named = members
