@@ -59,11 +59,16 @@ pub struct Member {
     pub exclusive: bool,
     /// What was last seen of it, as it was recorded outside of it. A backend below that is refused ([`Error::Restored`]).
     pub seen: Option<Seen>,
+    /// That of its [`MemberRecord`]. What was seen of an earlier one does not count; who says it is a later one is refused.
+    pub incarnation: u64,
 }
 
 /// How far a backend has been seen. A backend never falls behind it, unless it was restored from a backup, or wiped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Seen {
+    /// The [`MemberRecord::incarnation`] that it was seen in.
+    #[serde(default, skip_serializing_if = "crate::membership::is_zero")]
+    pub incarnation: u64,
     /// Its clock.
     pub epoch: Epoch,
     /// The revision of its store.
@@ -431,6 +436,7 @@ impl FederatedStore {
             state: MemberState::Active,
             since: 0,
             opens: 0,
+            incarnation: 0,
             missed: None,
         };
         let mut fixed = Membership {
@@ -528,6 +534,12 @@ impl FederatedStore {
             .iter()
             .map(|joined| joined.report(&view))
             .collect()
+    }
+
+    /// The generation of the membership that whatever this replica releases from now on is by, for whoever judges.
+    #[must_use]
+    pub fn acts_on(&self) -> u64 {
+        self.fleet.acts_on()
     }
 
     /// The membership as this replica acts on it.

@@ -50,9 +50,16 @@ pub struct MemberRecord {
     /// The generation that its own `members` must say before it takes part: that of its joining, or of its last return.
     #[serde(default)]
     pub opens: u64,
+    /// How often it was accepted with data older than it had had.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub incarnation: u64,
     /// What was missed of it before it returned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missed: Option<Missed>,
+}
+
+pub(crate) fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What watches, and perhaps lists, went on without.
@@ -99,6 +106,12 @@ impl MemberState {
     #[must_use]
     pub fn serves(self) -> bool {
         matches!(self, Self::Active | Self::Leaving)
+    }
+
+    /// Whether it is lost, or offline.
+    #[must_use]
+    pub fn is_away(self) -> bool {
+        matches!(self, Self::Lost { .. } | Self::Offline { .. })
     }
 
     /// The epoch below which watches take its changes; `None`: all of them.
@@ -201,6 +214,7 @@ impl Membership {
             state: MemberState::Active,
             since: next.generation,
             opens: next.generation,
+            incarnation: 0,
             missed: None,
         });
         next.members.sort_by_key(|member| member.slot);
@@ -297,6 +311,23 @@ impl Membership {
         self.change(slot, "back", |record| {
             (record.missed, record.opens) = (missed, opens);
             missed.map(|_| MemberState::Active)
+        })
+    }
+
+    /// It was restored from a backup, or wiped, and is accepted as it is: nothing that was said of it before it is opened
+    /// again counts on.
+    ///
+    /// # Errors
+    /// `NotAMember`, `WrongState`.
+    pub fn accepted(&self, slot: Slot) -> Result<Self, MembershipError> {
+        let opens = self.generation + 1;
+        self.change(slot, "accepted as it is", |record| {
+            (record.opens, record.incarnation) = (opens, record.incarnation + 1);
+            record.missed = Some(Missed {
+                from: Epoch(0),
+                objects: true,
+            });
+            (!matches!(record.state, MemberState::Removed { .. })).then_some(MemberState::Active)
         })
     }
 
@@ -445,6 +476,30 @@ mod tests {
             [39, 40, 49, 50].map(|e| gap.holds(Epoch(e))),
             [false, true, true, false]
         );
+    }
+
+    #[test]
+    fn who_is_accepted_as_it_is_begins_anew() {
+        let lost = two().lost(Slot(0), Epoch(40)).expect("active");
+        for before in [two(), lost] {
+            let accepted = before.accepted(Slot(0)).expect("a member");
+            let member = accepted.member(Slot(0)).expect("a member");
+            assert_eq!((member.state, member.incarnation), (MemberState::Active, 1));
+            assert_eq!(
+                (member.opens, member.since),
+                (accepted.generation, accepted.generation)
+            );
+            let everything = Missed {
+                from: Epoch(0),
+                objects: true,
+            };
+            assert_eq!(member.missed, Some(everything));
+        }
+        let removed = two().leaving(Slot(0)).and_then(|m| m.removed(Slot(0), Epoch(1)));
+        removed
+            .expect("leaving")
+            .accepted(Slot(0))
+            .expect_err("it has left");
     }
 
     #[test]

@@ -59,6 +59,7 @@ async fn open(round_trip: Duration, metrics: &StoreMetrics) -> (FederatedStore, 
             backend,
             exclusive: true,
             seen: None,
+            incarnation: 0,
         }
     };
     let members: Vec<Member> = (0..CLUSTERS).map(member).collect();

@@ -4,7 +4,9 @@
 
 mod far_writers;
 
+use outrigger_storage::ResourceVersion;
 use outrigger_storage::federated::Rule;
+use outrigger_tests::history::Delivered;
 use outrigger_tests::simulation::{Network, Outcome, Settings, run};
 use outrigger_tests::validate::{Allowances, Violation, validate};
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,13 +86,13 @@ fn every_promise_holds_under_every_seed() {
     let next = AtomicU64::new(seeds.start);
     let watchdog = Watchdog::default();
     let (running, done) = mpsc::channel();
-    let totals: Vec<[usize; 4]> = std::thread::scope(|scope| {
+    let totals: Vec<[usize; 7]> = std::thread::scope(|scope| {
         let watchdog = &watchdog;
         scope.spawn(move || watchdog.watch(done));
         // Dropped at the end of this closure, by a panic too.
         let _running = running;
         let work = || {
-            let mut total = [0; 4];
+            let mut total = [0; 7];
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
                 if seed >= seeds.end {
@@ -100,8 +102,9 @@ fn every_promise_holds_under_every_seed() {
                 let first = &violations[..violations.len().min(3)];
                 assert!(
                     violations.is_empty(),
-                    "seed {seed} ({:?}): {first:#?}",
-                    Settings::of_seed(seed)
+                    "seed {seed} ({:?}), gaps {:?}: {first:#?}",
+                    Settings::of_seed(seed),
+                    outcome.truth.gaps
                 );
                 let history = &outcome.history;
                 total[0] += history.writes.len();
@@ -112,6 +115,9 @@ fn every_promise_holds_under_every_seed() {
                     .iter()
                     .map(|watch| watch.delivered.len())
                     .sum::<usize>();
+                total[4] += outcome.truth.gaps.len();
+                total[5] += passed_over(&outcome);
+                total[6] += expired_by_gaps(&outcome);
             }
         };
         let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
@@ -124,7 +130,35 @@ fn every_promise_holds_under_every_seed() {
     let (writes, lists, watches, events) = (sum(0), sum(1), sum(2), sum(3));
     let replays = seeds.end - seeds.start == 1;
     assert!(replays || writes > 0 && lists > 0, "a run does something");
+    let (gaps, passed, expired) = (sum(4), sum(5), sum(6));
+    assert!(
+        seeds.end - seeds.start < 100 || gaps > 0 && passed > 0 && expired > 0,
+        "members are lost, watches go on without them, and end when they are back"
+    );
     eprintln!("{writes} writes, {lists} lists, {watches} watches with {events} events: all promises hold");
+    eprintln!(
+        "{gaps} members were lost and came back; {passed} watches went on meanwhile, {expired} had to end for it"
+    );
+}
+
+/// Watches of all namespaces that delivered something while a member was lost.
+fn passed_over(outcome: &Outcome) -> usize {
+    let wide = outcome
+        .history
+        .watches
+        .iter()
+        .filter(|watch| watch.namespace.is_none());
+    let in_gap = |delivered: &Delivered| {
+        let (Delivered::Event(_, _, _, version) | Delivered::Bookmark(version)) = delivered;
+        outcome.truth.gaps.iter().any(|gap| gap.holds(*version))
+    };
+    wide.filter(|watch| watch.delivered.iter().any(in_gap)).count()
+}
+
+fn expired_by_gaps(outcome: &Outcome) -> usize {
+    let mut expired = outcome.history.watches.iter().filter_map(|watch| watch.expired);
+    let in_gap = |at: &ResourceVersion| outcome.truth.gaps.iter().any(|gap| gap.holds(*at));
+    expired.by_ref().filter(in_gap).count()
 }
 
 #[test]
@@ -187,6 +221,33 @@ fn a_leaver_whose_log_is_not_read_to_its_end_loses_events() {
         leaves(s);
         s.network = Network::LateWatches;
     });
+}
+
+#[test]
+fn a_newcomer_that_is_not_above_the_others_breaks_the_order() {
+    break_rule(Rule::NewcomerAbove, &["I2", "I3", "I5"], |s| {
+        joins(s);
+        s.network = Network::LateWatches;
+    });
+}
+
+#[test]
+fn a_gap_that_is_forgotten_loses_events() {
+    break_rule(Rule::GapsAreRemembered, &["I3"], loses);
+}
+
+#[test]
+fn a_resume_that_asks_nobody_loses_events_of_who_was_lost() {
+    break_rule(Rule::ResumeAsksMembers, &["I3"], |s| {
+        loses(s);
+        s.network = Network::LateWatches;
+    });
+}
+
+fn loses(s: &mut Settings) {
+    (s.decided, s.backends, s.spares, s.losses, s.replicas) = (true, 3, 0, true, 3);
+    (s.network, s.outages, s.late_replica) = (Network::Good, false, false);
+    (s.round_trip, s.duration) = (Duration::from_millis(5), Duration::from_secs(10));
 }
 
 fn joins(s: &mut Settings) {

@@ -337,8 +337,9 @@ fn i4_retained_versions_resume(
     for watch in &history.watches {
         let is_of_gap = |at: ResourceVersion| {
             // Whoever stands below where a member was taken offline cannot go on meanwhile.
-            let mut gaps = lost.iter().filter(|_| watch.namespace.is_none());
-            gaps.any(|gap| gap.holds(at) || gap.objects && at.epoch().0 < gap.from)
+            let wide = watch.namespace.is_none();
+            let mut gaps = lost.iter().filter(|gap| gap.objects || wide);
+            gaps.any(|gap| gap.holds(at) || wide && gap.objects && at.epoch().0 < gap.from)
         };
         if let Some(at) = watch
             .expired

@@ -182,6 +182,7 @@ async fn system_member(folder: &DataFolder, fleet: &str) -> Result<Member> {
         backend: Arc::new(backend),
         exclusive: true,
         seen: None,
+        incarnation: 0,
     })
 }
 

@@ -107,6 +107,7 @@ impl Fleet {
             backend: backend.clone(),
             exclusive: true,
             seen: None,
+            incarnation: 0,
         };
         self.clusters.iter().enumerate().map(member).collect()
     }
@@ -138,6 +139,7 @@ impl Api {
             backend: fleet.system.clone(),
             exclusive: true,
             seen: None,
+            incarnation: 0,
         };
         let system = store(Routing::Sole, vec![system], seed).await;
         let workload = store(Routing::Owned, fleet.members(), seed).await;

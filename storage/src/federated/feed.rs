@@ -21,6 +21,7 @@ use crate::resource_version::{Epoch, Slot};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,10 +45,14 @@ struct Identity {
     slot: u16,
     uid: String,
     fleet: String,
+    #[serde(default, skip_serializing_if = "crate::membership::is_zero")]
+    incarnation: u64,
 }
 
 /// Where the log is followed from.
 struct CaughtUp {
+    /// The generation of the membership that it was told.
+    told: u64,
     revision: Revision,
     /// `None`: the log goes on where it was; `Some`: it starts anew with this history.
     anew: Option<Anew>,
@@ -118,6 +123,9 @@ impl Fleet {
                 .watch(request)
                 .await
                 .map_err(|e| joined.error(e))?;
+            if self.handed_generation() > caught_up.told {
+                return Err(joined.unavailable("a newer membership was decided meanwhile"));
+            }
             self.take_over(joined, caught_up);
             tracing::info!(cluster = %joined.member.name, slot = joined.slot().0, "following the log of a cluster");
             let mut watchdog = tokio::time::interval(WATCHDOG_EVERY);
@@ -203,6 +211,7 @@ impl Fleet {
         self.read_clock(joined).await?;
         let epoch = self.next_epoch(Epoch(0)).await?;
         self.tick(joined, epoch).await?;
+        let told = self.bring_up_to_date(joined).await?;
         members::publish(self, joined).await?;
         let (owners, revision) = self.read_owners(joined).await?;
 
@@ -218,6 +227,7 @@ impl Fleet {
             {
                 Ok(_) => {
                     return Ok(CaughtUp {
+                        told,
                         revision: known,
                         anew: None,
                         owners,
@@ -232,6 +242,7 @@ impl Fleet {
             .read_owner_log(joined, &ticks, compacted, revision, &owners)
             .await?;
         Ok(CaughtUp {
+            told,
             revision,
             anew: Some(Anew {
                 ticks,
@@ -248,13 +259,14 @@ impl Fleet {
             slot: joined.slot().0,
             uid: joined.member.uid.clone(),
             fleet: self.config.fleet.clone(),
+            incarnation: joined.member.incarnation,
         };
         let value = serde_json::to_vec(&ours).map_err(|e| Error::Internal(e.to_string()))?;
         let txn = Txn {
             compare: vec![Compare::absent(key::IDENTITY)],
             success: vec![Op::Put {
                 key: key::IDENTITY.into(),
-                value: value.into(),
+                value: Bytes::from(value.clone()),
             }],
             failure: vec![Op::Get(Range::key(key::IDENTITY))],
         };
@@ -270,8 +282,31 @@ impl Fleet {
         let found = found.ok_or_else(|| joined.unavailable("its identity cannot be read"))?;
         let theirs: Identity = serde_json::from_slice(&found.value)
             .map_err(|_| joined.unavailable("its identity cannot be read"))?;
-        if theirs == ours {
-            return Ok(());
+        let is_ours = (theirs.slot, &theirs.uid, &theirs.fleet) == (ours.slot, &ours.uid, &ours.fleet);
+        match theirs.incarnation.cmp(&ours.incarnation) {
+            _ if !is_ours => {}
+            Ordering::Equal => return Ok(()),
+            // It was restored, and is accepted as it is: from now on others do not take it for what it was.
+            Ordering::Less => {
+                let txn = Txn {
+                    compare: vec![Compare::mod_revision(key::IDENTITY, found.mod_revision)],
+                    success: vec![Op::Put {
+                        key: key::IDENTITY.into(),
+                        value: value.into(),
+                    }],
+                    failure: vec![],
+                };
+                let written = joined.call(txn).await.map_err(|e| joined.error(e))?;
+                return match written.succeeded {
+                    true => Ok(()),
+                    false => Err(joined.unavailable("its identity was written meanwhile")),
+                };
+            }
+            Ordering::Greater => {
+                joined.state.lock().restored = true;
+                let cause = "it was restored and accepted as it is, which this replica has not heard of yet";
+                return Err(joined.unavailable(cause));
+            }
         }
         Err(Error::Foreign {
             cluster: joined.member.name.clone(),
@@ -484,8 +519,13 @@ impl Fleet {
     fn take_batch(&self, joined: &Arc<Joined>, batch: crate::backend::WatchBatch) -> Result<(), Error> {
         let mut newest_epoch = None;
         // Before the log is seen to move: later epochs are released by the members that this log names.
-        for event in &batch.events {
-            if event.kv.key == key::MEMBERS && !event.deleted {
+        for event in batch.events.iter().filter(|event| !event.deleted) {
+            if event.kv.key == key::CLOCK
+                && let Some(epoch) = decode_epoch(&event.kv.value)
+            {
+                self.saw_epoch(epoch);
+            }
+            if event.kv.key == key::MEMBERS {
                 members::observe(self, joined, &event.kv.value);
             }
         }

@@ -9,6 +9,7 @@ use super::view::View;
 use super::{Member, Routing, Rule, StoreConfig};
 use crate::clock::{EPOCH_JUMP_MAX, EPOCH_MILLIS, epoch_at};
 use crate::key::Domain;
+use crate::membership::MemberState;
 use crate::object::WriteId;
 use crate::owners::Removal;
 use crate::resource_version::{Epoch, Slot};
@@ -76,11 +77,17 @@ impl Fleet {
         decided: bool,
         members: Vec<Member>,
     ) -> Self {
+        // That somebody is away is acted on when a log shows it: others may still go on with that member.
+        let mut known = membership.clone();
+        for member in known.members.iter_mut().filter(|member| member.state.is_away()) {
+            known.generation = 0;
+            member.state = MemberState::Active;
+        }
         let mut random = StdRng::seed_from_u64(config.seed);
         let replica = format!("{:016x}", random.random::<u64>());
         let fleet = Self {
             decided,
-            handed: Mutex::new(decided.then(|| membership.clone())),
+            handed: Mutex::new(decided.then_some(membership)),
             handed_over: Signal::default(),
             rounds: Rounds::default(),
             questions: Questions::default(),
@@ -88,7 +95,7 @@ impl Fleet {
             highest: AtomicU64::new(0),
             closed: Mutex::new(Closed {
                 epoch: None,
-                view: Arc::new(View::new(0, membership, Vec::new(), false)),
+                view: Arc::new(View::new(0, known, Vec::new(), false)),
             }),
             closed_moved: Signal::default(),
             wide_watches: AtomicUsize::new(0),
@@ -106,12 +113,16 @@ impl Fleet {
     pub(crate) fn connect(&self, members: Vec<Member>) -> Vec<Arc<Joined>> {
         let mut closed = self.closed.lock();
         let mut connections = closed.view.connections.clone();
-        let mut added = Vec::new();
+        let (mut added, mut replaced) = (Vec::new(), Vec::new());
         for member in members {
-            let known =
-                |joined: &&Arc<Joined>| joined.slot() == member.slot && joined.member.uid == member.uid;
-            if connections.iter().any(|joined| known(&joined)) {
-                continue;
+            let is_same = |known: &Member| known.slot == member.slot && known.uid == member.uid;
+            let known = connections.iter().position(|joined| is_same(&joined.member));
+            match known {
+                Some(i) if connections[i].member.incarnation < member.incarnation => {
+                    replaced.push(connections.remove(i));
+                }
+                Some(_) => continue,
+                None => {}
             }
             let metrics = self.config.metrics.backend(&member.name);
             let joined = Arc::new(Joined::new(member, metrics));
@@ -120,6 +131,7 @@ impl Fleet {
         }
         self.replace(&mut closed, None, connections);
         drop(closed);
+        replaced.iter().for_each(|joined: &Arc<Joined>| joined.close());
         self.closed_moved.raise();
         added
     }
@@ -187,8 +199,28 @@ impl Fleet {
             self.saw_epoch(end);
         }
         let hasty = self.broken(Rule::LeaverIsReadToItsEnd);
-        closed.view = Arc::new(View::new(closed.view.version + 1, membership, connections, hasty));
+        let mut view = View::new(closed.view.version + 1, membership, connections, hasty);
+        view.follows(&closed.view, self.highest_epoch());
+        closed.view = Arc::new(view);
         Self::advance(closed);
+    }
+
+    /// The generation by which whatever is released from now on is. While no serving member is connected nothing is, and
+    /// whoever connects is told the newest decision first.
+    pub(crate) fn acts_on(&self) -> u64 {
+        let (view, handed) = (self.view(), self.handed_generation());
+        match view.serving.iter().any(|joined| joined.is_connected()) {
+            true => view.membership.generation,
+            false => view.membership.generation.max(handed),
+        }
+    }
+
+    /// The generation of the newest decision that was handed over.
+    pub(crate) fn handed_generation(&self) -> u64 {
+        self.handed
+            .lock()
+            .as_ref()
+            .map_or(0, |decided| decided.generation)
     }
 
     /// The newest decision that was handed over.
@@ -357,10 +389,12 @@ impl Fleet {
         }
     }
 
-    /// The lowest clock seen in all logs, with the view that it holds for.
+    /// The lowest clock seen in all logs, with the view that it holds for. While nobody serves no epoch is closed: who comes
+    /// back is above the clocks of those that serve, and there are none (seed 2285).
     pub(crate) fn closed_view(&self) -> (Option<Epoch>, Arc<View>) {
         let closed = self.closed.lock();
-        (closed.epoch, closed.view.clone())
+        let epoch = closed.epoch.filter(|_| !closed.view.serving.is_empty());
+        (epoch, closed.view.clone())
     }
 
     /// The closed epoch, if nobody is missing below it: no member is lost or still coming back.

@@ -62,6 +62,7 @@ pub(crate) struct Own {
 /// What is known of a backend.
 #[derive(Debug)]
 pub(crate) struct State {
+    incarnation: u64,
     /// Its log is being followed.
     pub(crate) connected: bool,
     /// Why it is not.
@@ -129,6 +130,7 @@ impl State {
     /// How far it was seen.
     pub(crate) fn seen(&self) -> Option<Seen> {
         self.clock.map(|clock| Seen {
+            incarnation: self.incarnation,
             epoch: clock.epoch,
             revision: self.revision,
         })
@@ -138,6 +140,7 @@ impl State {
 impl Joined {
     pub(crate) fn new(member: Member, metrics: Arc<BackendMetrics>) -> Self {
         let state = State {
+            incarnation: member.incarnation,
             connected: false,
             problem: Some("not connected yet".to_owned()),
             restored: false,
@@ -178,6 +181,8 @@ impl Joined {
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
         self.close.raise();
+        // Whoever waits for its log has to look elsewhere.
+        self.moved.raise();
     }
 
     /// Returns when the connection is given up.
@@ -228,8 +233,11 @@ impl Joined {
     /// How far it must be, by what was recorded outside of it and what was seen since.
     pub(crate) fn must_be_at(&self) -> Option<Seen> {
         let seen = self.state.lock().seen();
-        match (self.member.seen, seen) {
+        let recorded = self.member.seen;
+        let recorded = recorded.filter(|seen| seen.incarnation == self.member.incarnation);
+        match (recorded, seen) {
             (Some(recorded), Some(seen)) => Some(Seen {
+                incarnation: seen.incarnation,
                 epoch: recorded.epoch.max(seen.epoch),
                 revision: recorded.revision.max(seen.revision),
             }),
@@ -284,6 +292,10 @@ impl Joined {
         let sent = Instant::now();
         let known = {
             let state = self.state.lock();
+            if self.closing.load(Ordering::SeqCst) {
+                let cause = "the connection to it was given up".to_owned();
+                return Err(BackendError::Unavailable { cause, sent: false });
+            }
             if state.restored {
                 let cause = state.problem.clone().unwrap_or_default();
                 return Err(BackendError::Unavailable { cause, sent: false });
@@ -459,6 +471,13 @@ impl Joined {
             true => None,
             false => state.failing_since.or(Some(sent)),
         };
+    }
+
+    /// Whether lists at this epoch may have left it out.
+    pub(crate) fn was_left_out_at(&self, epoch: Epoch) -> bool {
+        let state = self.state.lock();
+        let mut gaps = state.own.gaps.iter();
+        gaps.any(|gap| gap.objects && gap.holds(epoch))
     }
 
     /// What this replica says of it.

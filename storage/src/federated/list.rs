@@ -9,7 +9,7 @@ use super::fleet::Fleet;
 use super::get::{Located, ROUTE_TRIES_MAX};
 use super::joined::{Joined, compares_owners};
 use super::pager::{FIRST_PAGE_OBJECTS, Page, Pager, PagerPlan, Start};
-use super::view::Absent;
+use super::view::{Absent, View as Members};
 use super::{Extent, ListEnd, ListOptions, ListVersion, Missing, ObjectBatch, Rule, Scope};
 use crate::backend::{BackendError, OpResponse, Range, Revision, Txn};
 use crate::clock::Position;
@@ -309,6 +309,9 @@ impl Fleet {
                 });
             };
             let at = self.position(&joined, rv).await?;
+            if joined.was_left_out_at(rv.epoch()) {
+                return Err(Error::Expired { requested: rv });
+            }
             // Its log is now past the version: has the domain left it before?
             let still = self.home_after(domain, rv)?.map(|home| home.joined);
             if still.as_ref().map(|j| j.slot()) == home.map(|j| j.slot()) {
@@ -384,7 +387,7 @@ impl Fleet {
             parts: Vec::new(),
             missing: Vec::new(),
         };
-        for absent in &snapshot.view.absent {
+        for absent in snapshot.view.missed_by_lists() {
             leave_out(absent, missing, &mut view)?;
         }
         for joined in &snapshot.view.serving {
@@ -417,9 +420,9 @@ impl Fleet {
         // What is closed may be older than the departure of a member (seed 1023).
         let holders = members
             .holders(closed)
-            .filter(|_| !members.lacks_objects_at(closed))?;
+            .filter(|_| !members.may_lack_objects_at(closed))?;
         if rv.is_some_and(|rv| resource_version < rv)
-            || !members.absent.is_empty()
+            || members.missed_by_lists().next().is_some()
             || !holders.iter().all(|joined| joined.is_connected())
         {
             return None;
@@ -442,32 +445,53 @@ impl Fleet {
 
     async fn wide_view_at(self: &Arc<Self>, rv: ResourceVersion, missing: Missing) -> Result<View, Error> {
         self.check_not_above_everything(rv).await?;
+        for _ in 0..ROUTE_TRIES_MAX {
+            let members = self.view();
+            let view = self.wide_view_of(&members, rv, missing).await?;
+            // By now the logs are past the version, and have shown who belonged to the fleet then.
+            if self.view().membership.generation == members.membership.generation {
+                return Ok(view);
+            }
+        }
+        Err(Error::Deadline("the members keep changing".to_owned()))
+    }
+
+    async fn wide_view_of(
+        &self,
+        members: &Members,
+        rv: ResourceVersion,
+        missing: Missing,
+    ) -> Result<View, Error> {
         let mut view = View {
             resource_version: rv,
             parts: Vec::new(),
             missing: Vec::new(),
         };
-        let members = self.view();
         // Who has left since then is read as it was then.
         let holders = members.holders(rv.epoch());
-        let Some(holders) = holders.filter(|_| !members.lacks_objects_at(rv.epoch())) else {
+        let Some(holders) = holders.filter(|_| !members.may_lack_objects_at(rv.epoch())) else {
             return Err(Error::Expired { requested: rv });
         };
-        for absent in &members.absent {
+        for absent in members.missed_by_lists() {
             leave_out(absent, missing, &mut view)?;
         }
         for joined in &holders {
-            match self.position(joined, rv).await {
-                Ok(at) => view.parts.push(Part {
+            let part = match self.position(joined, rv).await {
+                // What was missed of it is not known yet.
+                Ok(_) if members.returns(joined) => return Err(joined.unavailable("it is coming back")),
+                Ok(_) if joined.was_left_out_at(rv.epoch()) => return Err(Error::Expired { requested: rv }),
+                Ok(at) => Part {
                     joined: joined.clone(),
                     at,
                     first: None,
-                }),
+                },
                 Err(Error::Unavailable { .. }) if missing == Missing::Allow => {
-                    view.missing.push(joined.member.name.clone())
+                    view.missing.push(joined.member.name.clone());
+                    continue;
                 }
                 Err(error) => return Err(error),
-            }
+            };
+            view.parts.push(part);
         }
         // The pages before had left somebody out; a page with everybody would not fit to them.
         if is_partial(rv) && view.missing.is_empty() {

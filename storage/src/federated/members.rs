@@ -99,7 +99,8 @@ pub(crate) fn is_leaving(joined: &Joined, value: &[u8]) -> bool {
     record.is_some_and(|r| r.state == MemberState::Leaving && r.uid == joined.member.uid)
 }
 
-/// Learns from a value of `members` of one backend: the round trips, what it says of itself, and a newer membership.
+/// Learns from a value of `members` of one backend: the round trips, what it says of itself, and a newer membership. The
+/// clock that was in force there is known before.
 pub(crate) fn observe(fleet: &Fleet, joined: &Joined, value: &[u8]) {
     let Some(members) = Members::parse(value) else {
         tracing::error!(cluster = %joined.member.name, "the key members cannot be read");
@@ -124,7 +125,7 @@ pub(crate) fn observe(fleet: &Fleet, joined: &Joined, value: &[u8]) {
 }
 
 /// Reads `members` and the clock of one backend. `None`: it has no clock yet.
-pub(crate) async fn read(joined: &Joined) -> Result<Option<Read>, Error> {
+pub(crate) async fn read(fleet: &Fleet, joined: &Joined) -> Result<Option<Read>, Error> {
     let read = joined
         .call(Txn::read([Range::key(MEMBERS), Range::key(CLOCK)]))
         .await
@@ -134,6 +135,7 @@ pub(crate) async fn read(joined: &Joined) -> Result<Option<Read>, Error> {
     let Some(clock) = answers.next().and_then(|range| joined.observe_clock(&range)) else {
         return Ok(None);
     };
+    fleet.saw_epoch(clock.epoch);
     let parse = |kv: &KeyValue| {
         Members::parse(&kv.value).ok_or_else(|| joined.unavailable("the key members cannot be read"))
     };
@@ -174,7 +176,7 @@ pub(crate) async fn write(
 /// Writes this replica's round trip into `members` of one backend, if it does not say so already; in a fleet of fixed
 /// members these as well. Compare-and-swap under the clock; who loses tries again at the next occasion.
 pub(crate) async fn publish(fleet: &Fleet, joined: &Arc<Joined>) -> Result<(), Error> {
-    let Some(read) = read(joined).await? else {
+    let Some(read) = read(fleet, joined).await? else {
         return Ok(());
     };
     let mut members = read.members.clone();

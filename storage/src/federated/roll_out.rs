@@ -16,7 +16,7 @@ use super::{Rule, members};
 use crate::Error;
 use crate::backend::{OpResponse, Range, Txn};
 use crate::key::{self, prefix_end};
-use crate::membership::{MemberState, Membership};
+use crate::membership::Membership;
 use crate::resource_version::{Epoch, Slot};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -74,7 +74,7 @@ impl Fleet {
 
     async fn roll_out(&self, decided: &Membership) -> Result<(), Error> {
         let view = self.view();
-        let (mut old, mut new) = (Vec::new(), Vec::new());
+        let (mut old, mut new, mut away) = (Vec::new(), Vec::new(), Vec::new());
         let mut old_members = 0;
         for record in &decided.members {
             let joined = view.connections.iter().find(|joined| is_of(joined, record));
@@ -82,7 +82,8 @@ impl Fleet {
             let is_new =
                 record.state.serves() && joined.is_none_or(|joined| joined.own_generation() < record.opens);
             match (record.state, joined) {
-                (MemberState::Lost { .. } | MemberState::Offline { .. }, _) => {}
+                // Perhaps some replica reaches it, and none of the others.
+                (state, joined) if state.is_away() => away.extend(joined.cloned()),
                 (_, Some(joined)) if is_new => new.push((joined.clone(), record.opens)),
                 (_, joined) => {
                     // A newcomer that this replica has never reached counts as an old member: then others must do it.
@@ -92,16 +93,18 @@ impl Fleet {
             }
         }
         let up_to_date = |joined: &Arc<Joined>| joined.own_generation() >= decided.generation;
-        if new.is_empty() && old.iter().all(up_to_date) {
+        if new.is_empty() && old.iter().chain(&away).all(up_to_date) {
             return Ok(());
         }
-        let told = futures::future::join_all(old.iter().map(|joined| self.tell(joined, decided, None))).await;
+        let all = old.iter().chain(&away);
+        let told = futures::future::join_all(all.map(|joined| self.tell(joined, decided, None))).await;
         let mut highest = None;
         let mut failed = None;
-        for epoch in told {
+        for (i, epoch) in told.into_iter().enumerate() {
             match epoch {
                 Ok(epoch) => highest = highest.max(Some(epoch)),
-                Err(error) => failed = Some(error),
+                Err(error) if i < old.len() => failed = Some(error),
+                Err(error) => tracing::debug!(%error, "who is away was not told"),
             }
         }
         if old_members > 0 && highest.is_none() {
@@ -121,6 +124,23 @@ impl Fleet {
         failed.map_or(Ok(()), Err)
     }
 
+    /// Before anything of a backend counts that was not connected: it is told the newest decision. Returns its generation.
+    /// A newcomer, or one that returns, is told in its turn.
+    pub(crate) async fn bring_up_to_date(&self, joined: &Arc<Joined>) -> Result<u64, Error> {
+        let Some(decided) = self.handed() else {
+            return Ok(0);
+        };
+        let record = decided.members.iter().find(|record| is_of(joined, record));
+        if let (Some(record), Some(read)) = (record, members::read(self, joined).await?) {
+            let known = read.members.membership.generation;
+            let is_new = record.state.serves() && known < record.opens;
+            if !is_new && known < decided.generation {
+                self.tell(joined, &decided, None).await?;
+            }
+        }
+        Ok(decided.generation)
+    }
+
     /// Writes the decision into `members` of one backend, unless it knows it. A newcomer is ticked above `open.0` first.
     /// Returns the epoch of its clock afterwards.
     async fn tell(
@@ -130,7 +150,7 @@ impl Fleet {
         open: Option<(Epoch, u64)>,
     ) -> Result<Epoch, Error> {
         for _ in 0..TRIES_MAX {
-            let Some(read) = members::read(joined).await? else {
+            let Some(read) = members::read(self, joined).await? else {
                 return Err(joined.unavailable("it has no clock"));
             };
             let known = read.members.membership.generation;

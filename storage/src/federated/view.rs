@@ -27,6 +27,8 @@ pub(crate) struct View {
     pub(crate) absent: Vec<Absent>,
     /// Members that were given up: lists of everything are without them.
     pub(crate) given_up: Vec<Absent>,
+    /// Only those above this epoch: others may not have known it yet when they began a list below.
+    left_out_above: Epoch,
 }
 
 /// A member that cannot be asked.
@@ -83,6 +85,7 @@ impl View {
             gone: Vec::new(),
             absent: Vec::new(),
             given_up: Vec::new(),
+            left_out_above: Epoch(0),
         };
         for record in &view.membership.members {
             let joined = view.connections.iter().find(|joined| is_of(joined, record));
@@ -137,6 +140,12 @@ impl View {
         })
     }
 
+    /// Whether it is back and does not take part yet.
+    pub(crate) fn returns(&self, joined: &Joined) -> bool {
+        let record = self.record(joined).filter(|record| record.missed.is_some());
+        record.is_some_and(|record| record.state.serves()) && !self.is_open(joined)
+    }
+
     /// Whether it is declared lost, or given up.
     pub(crate) fn is_away(&self, joined: &Joined) -> bool {
         self.check_not_away(joined).is_err()
@@ -150,10 +159,27 @@ impl View {
         }
     }
 
-    /// Whether a list at this epoch would have to show the objects of a member that was given up later.
-    pub(crate) fn lacks_objects_at(&self, epoch: Epoch) -> bool {
-        let mut since = self.given_up.iter().filter_map(|member| member.state.end());
-        since.any(|from| epoch < from)
+    /// Remembers that the members are known as of `highest`, the highest epoch that was seen before.
+    pub(crate) fn follows(&mut self, before: &Self, highest: Epoch) {
+        let names = |view: &Self| -> Vec<String> { view.given_up.iter().map(|m| m.name.clone()).collect() };
+        self.left_out_above = if names(self) == names(before) {
+            before.left_out_above
+        } else {
+            highest
+        };
+    }
+
+    /// Members whose absence a list over all namespaces cannot leave unsaid: those that are lost, and those that were given up
+    /// if nobody else is there whose clock an answer could be dated by.
+    pub(crate) fn missed_by_lists(&self) -> impl Iterator<Item = &Absent> {
+        let given_up = self.given_up.iter().filter(|_| self.serving.is_empty());
+        self.absent.iter().chain(given_up)
+    }
+
+    /// Whether a list at this epoch may have to show the objects of a member that is given up: a page before has shown
+    /// them, or the list is older.
+    pub(crate) fn may_lack_objects_at(&self, epoch: Epoch) -> bool {
+        !self.given_up.is_empty() && epoch <= self.left_out_above
     }
 
     /// Serving members and those that have left, which are ticked on so that old versions find their place.
@@ -215,5 +241,6 @@ impl View {
 }
 
 pub(crate) fn is_of(joined: &Joined, record: &MemberRecord) -> bool {
-    joined.slot() == record.slot && joined.member.uid == record.uid
+    let member = &joined.member;
+    member.slot == record.slot && member.uid == record.uid && member.incarnation == record.incarnation
 }

@@ -252,6 +252,9 @@ impl Watching {
     ) -> Result<Source, Error> {
         let changes = joined.changes();
         let position = self.fleet.position(&joined, rv).await?;
+        if joined.was_left_out_at(rv.epoch()) {
+            return Err(Error::Expired { requested: rv });
+        }
         Ok(Source::Owner {
             domain: Some(domain),
             cursor: Cursor::new(joined, self.prefix(), position),

@@ -10,6 +10,9 @@ use std::time::Duration;
 /// How long no ready replica has been able to tick a member before it is lost.
 pub const LOSS_AFTER: Duration = Duration::from_secs(10);
 
+/// A replica that has not said anything for so many times as long as it takes to lose a member is gone.
+const GONE_AFTER_LOSSES: u32 = 3;
+
 /// What one replica says. It repeats this every second or so, wherever the leader reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicaReport {
@@ -19,6 +22,8 @@ pub struct ReplicaReport {
     pub ready: bool,
     /// How old the report is; one older than half of the time until a loss does not count.
     pub age: Duration,
+    /// The membership that it acts on: [`crate::FederatedStore::acts_on`].
+    pub generation: u64,
     /// What it says of each backend that it is connected to.
     pub backends: Vec<BackendReport>,
 }
@@ -58,7 +63,8 @@ pub struct Wishes {
     pub offline: Vec<Slot>,
 }
 
-/// Who is lost or back, one member at a time.
+/// Who is lost or back, one member at a time, and only once every replica acts on what was decided before: whoever heard of
+/// two decisions at once could miss that the members it listens to are all gone.
 #[must_use]
 pub fn judge(
     current: &Membership,
@@ -71,7 +77,10 @@ pub fn judge(
     let ready: Vec<&ReplicaReport> = live.iter().filter(|r| r.ready).copied().collect();
     let alone = ready.iter().all(|report| report.replica == leader);
     let others_exist = reports.iter().any(|report| report.replica != leader);
-    if ready.is_empty() {
+    let lags = |report: &ReplicaReport| {
+        report.age <= loss_after * GONE_AFTER_LOSSES && report.generation < current.generation
+    };
+    if ready.is_empty() || reports.iter().any(lags) {
         return Verdict::Nothing;
     }
     for member in &current.members {
@@ -175,6 +184,7 @@ mod tests {
             replica: replica.to_owned(),
             ready,
             age: Duration::from_secs(1),
+            generation: 9,
             backends: vec![backend(0, None, 99), backend(1, unreachable_for, clock)],
         }
     }
@@ -223,6 +233,26 @@ mod tests {
             LOSS_AFTER,
         );
         assert_eq!(held, Verdict::Nothing);
+    }
+
+    #[test]
+    fn one_decision_follows_another_when_all_have_heard_of_it() {
+        let lagging = |age| ReplicaReport {
+            generation: 1,
+            age: Duration::from_secs(age),
+            ..report("y", true, LONG, 7)
+        };
+        let check = |age, expect: Verdict| {
+            let reports = [report("x", true, LONG, 8), lagging(age)];
+            assert_eq!(
+                judge(&fleet(), "x", &reports, &Wishes::default(), LOSS_AFTER),
+                expect
+            );
+        };
+        check(1, Verdict::Nothing);
+        check(29, Verdict::Nothing);
+        // It is gone; and whoever is left is alone in its view.
+        check(31, Verdict::Resign);
     }
 
     #[test]

@@ -21,6 +21,7 @@ async fn store() -> (FederatedStore, JoinSet<()>) {
         backend: Arc::new(EmbeddedBackend::in_memory()),
         exclusive: true,
         seen: None,
+        incarnation: 0,
     });
     let config = StoreConfig::new("fleet", Routing::Owned, clock, 1);
     let (store, tasks) = FederatedStore::open(config, members.collect())

@@ -92,6 +92,7 @@ async fn an_empty_fleet_promises_nothing_that_its_first_member_breaks() {
         backend: Arc::new(EmbeddedBackend::in_memory()),
         exclusive: true,
         seen: None,
+        incarnation: 0,
     };
     run(
         &mut running,

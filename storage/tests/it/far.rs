@@ -64,6 +64,7 @@ pub(crate) async fn open(far: &Far) -> (FederatedStore, StoreConfig, JoinSet<()>
         backend: far.backend(usize::from(i)),
         exclusive: true,
         seen: None,
+        incarnation: 0,
     });
     let (store, tasks) = FederatedStore::open(config.clone(), members.collect())
         .await

@@ -39,6 +39,7 @@ async fn from_nine_tenths_of_its_quota_on_nothing_grows_and_deletes_make_room() 
         backend,
         exclusive: true,
         seen: None,
+        incarnation: 0,
     };
     let (store, tasks) = FederatedStore::open(config, vec![member]).await.expect("ours");
     for task in tasks {

@@ -1,5 +1,6 @@
 //! Tests of the store through its public interface, in one binary.
 
+mod accepted;
 mod claims;
 mod cut_lines;
 mod embedded;

@@ -18,7 +18,7 @@ const SOME_DAY: u64 = 1_790_000_000_000;
 
 /// An address behind which another store may stand from one moment to the next, as after a restore.
 #[derive(Debug)]
-struct Address(watch::Sender<Arc<EmbeddedBackend>>);
+pub(crate) struct Address(pub(crate) watch::Sender<Arc<EmbeddedBackend>>);
 
 impl Address {
     fn now(&self) -> Arc<EmbeddedBackend> {
@@ -73,6 +73,7 @@ async fn open(address: &Arc<Address>, seen: Option<Seen>) -> FederatedStore {
         backend: address.clone(),
         exclusive: false,
         seen,
+        incarnation: 0,
     };
     let config = StoreConfig::new("fleet", Routing::Sole, clock, 1);
     let (store, tasks) = FederatedStore::open(config, vec![member]).await.expect("ours");

@@ -23,6 +23,7 @@ const LOSS_AFTER: Duration = Duration::from_millis(1200);
 pub(super) struct Reported {
     at: Instant,
     ready: bool,
+    generation: u64,
     backends: Vec<BackendReport>,
 }
 
@@ -78,15 +79,24 @@ impl Control {
         decisions[decisions.len() - 1 - back.min(decisions.len() - 1)].clone()
     }
 
-    /// Every return that was decided: slot, the generation in which it opens, and what was missed.
-    pub(super) fn returns(&self) -> Vec<(u16, u64, Missed)> {
+    /// What was missed of members, by slot, and the generation in which each return opens; `None`: it is not back.
+    pub(super) fn gaps(&self) -> Vec<(u16, Option<u64>, Missed)> {
         let decisions = self.decisions.borrow();
         let members = decisions.iter().flat_map(|decision| &decision.members);
-        let returned = members.filter_map(|member| Some((member.slot.0, member.opens, member.missed?)));
-        let by_opening: BTreeMap<_, _> = returned.map(|(slot, opens, m)| ((slot, opens), m)).collect();
-        by_opening
-            .into_iter()
-            .map(|((slot, opens), m)| (slot, opens, m))
+        let returned =
+            members.filter_map(|member| Some(((member.slot.0, Some(member.opens)), member.missed?)));
+        let current = self.current();
+        let away = current.members.iter().filter_map(|member| {
+            let objects = matches!(member.state, MemberState::Offline { .. });
+            let from = member
+                .state
+                .end()
+                .filter(|_| !matches!(member.state, MemberState::Removed { .. }))?;
+            Some(((member.slot.0, None), Missed { from, objects }))
+        });
+        let by_opening: BTreeMap<_, _> = returned.chain(away).collect();
+        let gaps = by_opening.into_iter();
+        gaps.map(|((slot, opens), missed)| (slot, opens, missed))
             .collect()
     }
 
@@ -146,6 +156,7 @@ fn reports(world: &Shared) -> Vec<ReplicaReport> {
         replica: name_of(*replica),
         ready: said.ready,
         age: said.at.elapsed(),
+        generation: said.generation,
         backends: said.backends.clone(),
     };
     reports.iter().map(report).collect()
@@ -162,12 +173,14 @@ pub(super) async fn reporter(world: Shared, store: FederatedStore, replica: usiz
             replica: name_of(replica),
             ready: true,
             age: Duration::ZERO,
+            generation: store.acts_on(),
             backends: store.report(),
         };
         let ready = is_ready(&store.membership(), &mine, &reports(&world), LOSS_AFTER);
         let reported = Reported {
             at: Instant::now(),
             ready,
+            generation: mine.generation,
             backends: mine.backends,
         };
         // On its way.

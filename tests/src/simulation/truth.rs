@@ -71,17 +71,16 @@ pub(super) async fn read_truth(world: &Shared) -> Truth {
     }
     truth.changes.sort_by_key(|change| change.version);
     truth.removed = world.control.removed();
-    for (slot, opens, missed) in world.control.returns() {
+    for (slot, opens, missed) in world.control.gaps() {
         let log = world.logs[usize::from(slot)].borrow();
-        // Whoever never was opened after a return was lost again, and what was missed counts on.
-        if let Some(to) = opened_in(&log, opens) {
-            truth.gaps.push(Gap {
-                slot,
-                from: missed.from.0,
-                to,
-                objects: missed.objects,
-            });
-        }
+        // Whoever is not back, or was not opened since, is missing on.
+        let to = opens.and_then(|opens| opened_in(&log, opens)).unwrap_or(u64::MAX);
+        truth.gaps.push(Gap {
+            slot,
+            from: missed.from.0,
+            to,
+            objects: missed.objects,
+        });
     }
     truth
 }

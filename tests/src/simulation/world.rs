@@ -81,6 +81,7 @@ pub(super) async fn start_replica(world: &Shared, replica: usize, while_away: bo
             backend: faulty,
             exclusive: settings.compaction,
             seen: None,
+            incarnation: 0,
         });
         faults.push(control);
     }

@@ -111,6 +111,7 @@ impl Connections {
             ),
             exclusive: spec.exclusive,
             seen,
+            incarnation: record.incarnation,
         };
         let connected = Connected {
             backend,

@@ -310,6 +310,7 @@ mod tests {
             replica: replica.to_owned(),
             ready,
             age: Duration::from_secs(1),
+            generation: 9,
             backends: vec![backend(0), backend(1)],
         }
     }

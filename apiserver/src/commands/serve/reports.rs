@@ -44,6 +44,9 @@ const REPLICAS_MAX: u32 = 500;
 #[serde(rename_all = "camelCase")]
 struct Report {
     ready: bool,
+    /// The generation of the membership that it acts on.
+    #[serde(default)]
+    generation: u64,
     backends: Vec<Backend>,
 }
 
@@ -99,6 +102,7 @@ pub(crate) fn own(store: &FederatedStore, health: &HealthChecks, identity: &str)
         replica: identity.to_owned(),
         ready: health.succeed(Probe::Readyz),
         age: Duration::ZERO,
+        generation: store.acts_on(),
         backends: store.report(),
     }
 }
@@ -225,6 +229,7 @@ impl Heard {
             replica: replica.clone(),
             ready: last.report.as_ref().is_some_and(|report| report.ready),
             age: now.saturating_duration_since(last.at),
+            generation: last.report.as_ref().map_or(0, |report| report.generation),
             backends: last
                 .report
                 .iter()
@@ -256,6 +261,7 @@ impl From<ReplicaReport> for Report {
         };
         Self {
             ready: report.ready,
+            generation: report.generation,
             backends: report.backends.into_iter().map(backend).collect(),
         }
     }
@@ -287,6 +293,7 @@ mod tests {
         };
         Report {
             ready,
+            generation: 3,
             backends: vec![backend(None, Some(7), true), backend(Some(1500), None, false)],
         }
     }
@@ -297,7 +304,7 @@ mod tests {
         let text = serde_json::to_string(&said).expect("it can be written");
         assert_eq!(
             text,
-            "{\"ready\":true,\"backends\":[{\"slot\":511,\"uid\":\"0b7a2f0c-7d0f-4b3f-9a55-0a2a3c1d4e5f\",\"clock\":7,\
+            "{\"ready\":true,\"generation\":3,\"backends\":[{\"slot\":511,\"uid\":\"0b7a2f0c-7d0f-4b3f-9a55-0a2a3c1d4e5f\",\"clock\":7,\
              \"open\":true},{\"slot\":511,\"uid\":\"0b7a2f0c-7d0f-4b3f-9a55-0a2a3c1d4e5f\",\
              \"unreachableForMillis\":1500,\"open\":false}]}"
         );
@@ -306,6 +313,7 @@ mod tests {
             replica: "a".to_owned(),
             ready: read.ready,
             age: Duration::ZERO,
+            generation: read.generation,
             backends: read.backends.iter().map(BackendReport::from).collect(),
         };
         assert_eq!(Report::from(report), said);

@@ -68,6 +68,7 @@ pub(crate) async fn open(
             backend,
             exclusive,
             seen: None,
+            incarnation: 0,
         });
     }
     Ok(members)

@@ -485,6 +485,7 @@ mod tests {
         let check = |old: &Value, epoch: u64, restored: bool| {
             let mut cluster = cluster(!restored, 1);
             cluster.seen = Some(Seen {
+                incarnation: 0,
                 epoch: Epoch(epoch),
                 revision: 7,
             });
