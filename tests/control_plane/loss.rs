@@ -40,6 +40,17 @@ spec:
     schema: {openAPIV3Schema: {type: object, properties: {spec: {type: object, x-kubernetes-preserve-unknown-fields: true}}}}
 "#;
 
+/// Who leads.
+const HOLDER: [&str; 7] = [
+    "-n",
+    "outrigger-system",
+    "get",
+    "lease",
+    "outrigger",
+    "-o",
+    "jsonpath={.spec.holderIdentity}",
+];
+
 /// Who belongs to the fleet, as it was decided.
 fn membership(member: &Member) -> Value {
     let path = "jsonpath={.data.membership\\.json}";
@@ -251,6 +262,11 @@ async fn what_clients_see_while_a_cluster_is_lost() {
     let mut resumed = watch(&client, APPS, &position).await;
     let _ = works_elsewhere(&client, "later").await;
     let position = version(&sees(&mut resumed, "later").await);
+    // A namespace that comes now is placed on what is left.
+    let _ = member.kubectl.ok(&["create", "namespace", "team-n"]);
+    let app = application("team-n", "newcomer", 1);
+    let _ = member.kubectl.ok_with(&["create", "-f", "-"], &app);
+    let position = version(&sees(&mut resumed, "newcomer").await).max(position);
     // People see the rest, and that it is not all.
     let table = ask(&client, Method::GET, APPS, TABLE, None).await;
     let (warning, rows) = (
@@ -262,7 +278,7 @@ async fn what_clients_see_while_a_cluster_is_lost() {
         warning.to_str().is_ok_and(|said| said.contains(WEST)),
         "{warning:?}"
     );
-    assert_eq!(rows["rows"].as_array().map(Vec::len), Some(3), "{rows}");
+    assert_eq!(rows["rows"].as_array().map(Vec::len), Some(4), "{rows}");
     let partial = version(&rows);
     for path in [
         "/apis/paas.example.com/v1",
@@ -283,22 +299,12 @@ async fn what_clients_see_while_a_cluster_is_lost() {
     let _ = member.kubectl.eventually(&events, |said| said.contains("Lost"));
 
     // Another replica leads, and knows what to do.
-    let holder = [
-        "-n",
-        "outrigger-system",
-        "get",
-        "lease",
-        "outrigger",
-        "-o",
-        "jsonpath={.spec.holderIdentity}",
-    ];
-    let leader = member.kubectl.ok(&holder);
-    let is_leader = |replica: &&mut outrigger_tests::replica::Replica| replica.is(&leader);
-    let replica = member.replicas.iter_mut().find(is_leader);
+    let leader = member.kubectl.ok(&HOLDER);
+    let replica = member.replicas.iter_mut().find(|replica| replica.says(&leader));
     replica.expect("one of them leads").kill();
     let _ = member
         .kubectl
-        .eventually(&holder, |said| !said.is_empty() && said != leader);
+        .eventually(&HOLDER, |said| !said.is_empty() && said != leader);
     member.etcds[number(WEST)].pause(0, false).await;
     decided(&member, WEST, "Active").await;
     condition(&member, WEST, "Ready", "True/Answers");
@@ -310,9 +316,22 @@ async fn what_clients_see_while_a_cluster_is_lost() {
     let _ = client.create(WESTERN, &object("back")).await.expect("created");
     let _ = sees(&mut all, "back").await;
     let list = client.get(APPS).await.expect("a list");
-    assert_eq!(list["items"].as_array().map(Vec::len), Some(5), "{list}");
+    assert_eq!(list["items"].as_array().map(Vec::len), Some(6), "{list}");
     // Who began with rows that were not all begins anew.
     ends_with(&mut watch(&client, APPS, &partial).await, 410).await;
+}
+
+/// A leader that nobody confirms gives up leading, and is not stuck when nobody else is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_alone_asks_others_to_lead_first() {
+    let mut member = two_namespaces().await;
+    let leader = member.kubectl.ok(&HOLDER);
+    let other = member.replicas.iter_mut().find(|replica| !replica.says(&leader));
+    other.expect("one of them follows").kill();
+    member.etcds[number(WEST)].kill(0).await;
+    decided(&member, WEST, "Lost").await;
+    let leader = member.replicas.iter().find(|replica| replica.says(&leader));
+    assert!(leader.expect("it runs").says("another one shall lead"));
 }
 
 /// Writes that were under way when the answers stopped: they are there after the return, and no watch passes over them.

@@ -3,6 +3,7 @@
 
 use super::kube_rs::{self, KubeRs};
 use super::kubectl::application;
+use super::loss;
 use super::member::{CLUSTERS, Member};
 use super::rotation;
 use outrigger_tests::programs::{Changes, Line, Program, Seen, now_millis};
@@ -265,6 +266,75 @@ async fn go_through_all_faults() {
     for seen in &seen {
         judge(seen, &windows);
         compare(seen, from, &truth, &list);
+    }
+}
+
+/// A cluster is gone for so long that it is declared lost: caches show on what they had of it, and are right when it is back.
+/// (RetryWatchers never list again, so they cannot go on beyond a gap.)
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn converge_after_a_cluster_was_lost() {
+    let mut member = Member::start(2).await;
+    let namespaces = prepare(&member);
+    let kubeconfig = member.control_plane.kubeconfig();
+    let mut watchers = Vec::new();
+    for name in ["informer", "dynamic-informer", "metadata-informer", "controller"] {
+        watchers.push(start(&kubeconfig, name, 1).await);
+    }
+    let kube_rs = KubeRs::start(&kubeconfig).await.expect("a controller on kube-rs");
+    let in_namespaces = format!("--namespaces={}", namespaces.join(","));
+    let writer = Program::start(&kubeconfig, "writer", &["--rate=20", &in_namespaces]);
+    sleep(PAUSE).await;
+    let placements = placements(&member);
+    let lost = placements.get("team-0").expect("team-0 has a cluster").clone();
+    let place = CLUSTERS.iter().position(|cluster| *cluster == lost);
+    let place = place.expect("it is one of them");
+    let elsewhere = namespaces.iter().find(|ns| placements.get(*ns) != Some(&lost));
+    let elsewhere = elsewhere.expect("not all namespaces are on one cluster");
+    member.etcds[place].kill(0).await;
+    loss::decided(&member, &lost, "Lost").await;
+    let from = now_millis();
+    sleep(PAUSE).await;
+    let to = now_millis();
+    member.etcds[place].restart(0);
+    loss::decided(&member, &lost, "Active").await;
+    let written = writer.lines();
+    let is_meanwhile =
+        |line: &Line| line.kind == "wrote" && line.namespace == *elsewhere && (from..to).contains(&line.time);
+    assert!(
+        written.iter().any(is_meanwhile),
+        "{elsewhere} was not written while another cluster was lost"
+    );
+    sleep(PAUSE).await;
+    let _ = writer.stop().await;
+    let client = member.control_plane.client().await.expect("a client");
+    let _ = settled(&client).await;
+    let last = application(elsewhere, "last", 1);
+    let _ = member.kubectl.ok_with(&["create", "-f", "-"], &last);
+    let list = settled(&client).await;
+    let last = *list.values().max().expect("there are objects");
+    for watcher in &watchers {
+        watcher.saw(1, last).await;
+    }
+    let start = Instant::now();
+    while kube_rs.cache() != list {
+        assert!(
+            start.elapsed() < SETTLED,
+            "kube-rs: {:?}\n{list:?}",
+            kube_rs.cache()
+        );
+        sleep(Duration::from_millis(100)).await;
+    }
+    let _ = kube_rs.stop().await;
+    for watcher in watchers {
+        let seen = watcher.stop().await;
+        for (instance, cache) in seen.caches() {
+            assert_eq!(cache, list, "the cache of {} {instance}", seen.name);
+        }
+        let deleted = seen
+            .of("event")
+            .filter(|line| line.namespace == "team-0" && line.name == "first");
+        let sorts: Vec<_> = deleted.map(|line| line.r#type.as_str()).collect();
+        assert!(!sorts.contains(&"DELETED"), "{}: {sorts:?}", seen.name);
     }
 }
 

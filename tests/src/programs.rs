@@ -164,9 +164,11 @@ impl Program {
                 let failures: Vec<_> = lines.iter().filter(|l| l.is_failure()).collect();
                 let last = failures.get(failures.len().saturating_sub(20)..);
                 panic!(
-                    "{}: no {what}; {} lines, the last failures: {last:?}",
+                    "{} at {}: no {what}; {} lines, the last failures: {last:?}, the last line: {:?}",
                     self.name,
-                    lines.len()
+                    now_millis(),
+                    lines.len(),
+                    lines.last()
                 );
             }
             sleep(POLL).await;

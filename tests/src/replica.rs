@@ -95,10 +95,10 @@ impl Replica {
         }
     }
 
-    /// Whether it is who the leader's Lease names.
+    /// Whether its log says this, its identity for example.
     #[must_use]
-    pub fn is(&self, identity: &str) -> bool {
-        self.process.says(identity)
+    pub fn says(&self, text: &str) -> bool {
+        self.process.says(text)
     }
 
     /// The end of its log.

@@ -130,7 +130,7 @@ pub(crate) async fn run(config: ServeConfig, wall_clock: WallClock) -> Result<()
     let follow = tls::follow_client_cas(resolver, client_cas, provider, tls_sender);
     app.spawn("TLS of client authorities", follow);
     app.spawn("certificates", certificates.run);
-    let identity = format!("outrigger-{seed:016x}");
+    let identity = format!("{}-{seed:016x}", config.pod_name);
     let (resign, asked_to_resign) = watch::channel(0);
     let election = LeaderElection {
         client: client.clone(),

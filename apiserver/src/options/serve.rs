@@ -11,6 +11,9 @@ use std::time::Duration;
 /// `--shutdown-delay`: at most longer than any pod may take to end by default.
 const SHUTDOWN_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(300);
 
+/// The longest `--pod-name`: who reports an Event may have 128 characters.
+const POD_NAME_BYTES_MAX: usize = 100;
+
 /// The settings of `outrigger serve`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ServeConfig {
@@ -18,6 +21,8 @@ pub(crate) struct ServeConfig {
     pub(crate) listen: SocketAddr,
     /// How the control plane is reached; in the cluster that the server runs in if it is not given.
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// What people know this replica by.
+    pub(crate) pod_name: String,
     /// The Service in front of the replicas.
     pub(crate) service: ServiceName,
     /// Its port.
@@ -67,6 +72,9 @@ pub(super) struct ServeArgs {
     /// How to reach the control plane [default: as a pod of it].
     #[arg(long, env = "OUTRIGGER_KUBECONFIG", value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
+    /// The name of this pod: what Leases, conditions and events call the replica.
+    #[arg(long, env = "POD_NAME", default_value = "outrigger", value_name = "NAME", value_parser = pod_name)]
+    pod_name: String,
     /// The Service in front of the replicas.
     #[arg(long, env = "OUTRIGGER_SERVICE", default_value = "outrigger-system/outrigger", value_name = "NAMESPACE/NAME", value_parser = service)]
     service: ServiceName,
@@ -135,6 +143,7 @@ impl ServeArgs {
         Ok(ServeConfig {
             listen: self.listen,
             kubeconfig: self.kubeconfig,
+            pod_name: self.pod_name,
             service: self.service,
             service_port: self.service_port,
             certificate,
@@ -143,6 +152,19 @@ impl ServeArgs {
             always_allow_paths: self.authorization_always_allow_paths,
             limits: self.limits.into(),
         })
+    }
+}
+
+/// A name that a Lease may have, with room for what tells a replica from itself before a restart.
+fn pod_name(text: &str) -> Result<String, String> {
+    let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    let is_name = !text.is_empty() && text.len() <= POD_NAME_BYTES_MAX && text.chars().all(is_inner);
+    let is_edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    match is_name && is_edge(text.chars().next()) && is_edge(text.chars().last()) && !text.contains("..") {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "a pod's name has lower-case letters, digits, '-' and '.', at most {POD_NAME_BYTES_MAX}"
+        )),
     }
 }
 
@@ -223,6 +245,8 @@ mod tests {
         };
         assert_eq!(config.limits.requests, requests);
         assert_eq!(config.always_allow_paths, ["/healthz", "/metrics/*"]);
+        let config = run(&["--pod-name=outrigger-7d9f-x2x"]).expect("a name");
+        assert_eq!(config.pod_name, "outrigger-7d9f-x2x");
     }
 
     fn check(args: &[&str], expect: &str) {
@@ -236,6 +260,9 @@ mod tests {
     fn what_is_wrong_is_said_in_one_line() {
         check(&["--service=outrigger"], "expected NAMESPACE/NAME");
         check(&["--service=a.b/c"], "expected NAMESPACE/NAME");
+        for name in ["", "Pod", "-pod", "pod.", "a..b", "a/b", &"a".repeat(101)] {
+            check(&[&format!("--pod-name={name}")], "a pod's name has");
+        }
         check(&["--tls-cert-file=a"], "--tls-private-key-file");
         check(&["--shutdown-delay=1h"], "as in 10s");
         check(&["--shutdown-delay=301"], "at most 300 s");

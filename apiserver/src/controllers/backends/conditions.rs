@@ -123,7 +123,10 @@ fn readiness(known: &Known<'_>) -> Condition {
     let problem = known.settings.and_then(Option::as_ref);
     let (status, reason, message) = match (known.cluster, problem) {
         (Some(_), _) if is_offline(known) => ("False", "Offline", OFFLINE.to_owned()),
-        (Some(cluster), _) if is_lost(known) && !cluster.restored => ("False", "Lost", LOST.to_owned()),
+        (Some(cluster), _) if is_lost(known) && !cluster.restored => match &cluster.problem {
+            Some(problem) => ("False", "Lost", format!("{LOST} What was met last: {problem}")),
+            None => ("False", "Lost", LOST.to_owned()),
+        },
         (None, problem) => {
             let message = problem.map_or("The backend is not connected yet.", String::as_str);
             ("False", "NotConnected", message.to_owned())
