@@ -168,8 +168,8 @@ pub enum Rule {
     RoundSeesMembers,
     /// A member that has left counts until its log has been read to its end.
     LeaverIsReadToItsEnd,
-    /// A watch of all namespaces that is resumed asks every member who belongs to the fleet.
-    ResumeAsksMembers,
+    /// Nobody is declared lost, or back, before every replica acts on what was decided before.
+    OneDecisionAtATime,
     /// Versions of the time when a member was lost are expired for kinds that changed on it meanwhile.
     GapsAreRemembered,
     /// An owner key counts only on the cluster that the placement names.

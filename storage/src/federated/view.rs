@@ -127,6 +127,11 @@ impl View {
             .find(|record| is_of(joined, record))
     }
 
+    /// The generation that it is open in.
+    pub(crate) fn opens(&self, joined: &Joined) -> u64 {
+        self.record(joined).map_or(0, |record| record.opens)
+    }
+
     /// Its state as a member.
     pub(crate) fn state(&self, joined: &Joined) -> Option<MemberState> {
         self.record(joined).map(|record| record.state)

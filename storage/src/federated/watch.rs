@@ -11,7 +11,6 @@
 //! Unreleased changes stay in the ring (or in etcd's history): nothing is buffered for a watch but a few entries.
 
 use super::cursor::Cursor;
-use super::cut::Snapshot;
 use super::fleet::Fleet;
 use super::joined::Joined;
 use super::list::{Listing, is_partial};
@@ -81,6 +80,8 @@ struct Place {
     cursor: Option<Cursor>,
     /// Nothing above this revision is taken: the backend has left the fleet, or is lost from there on.
     last: Option<Revision>,
+    /// The generation that it was open in when it was met: it may go and return unseen.
+    opens: u64,
 }
 
 /// Counts the watches over several backends.
@@ -265,9 +266,6 @@ impl Watching {
     /// Backends that are away get their position when they are back: until then nothing is released.
     async fn all_after(&mut self, rv: ResourceVersion) -> Result<Source, Error> {
         let closed = self.fleet.closed_changes();
-        // Whoever released this version may have gone on without a member that this replica does not know to be lost, or
-        // to have been: every member says anew who belongs to the fleet.
-        let asked = self.fleet.rounds.snapshot().await?;
         let view = self.fleet.view();
         if rv.epoch() < view.membership.horizon {
             return Err(Error::Expired { requested: rv });
@@ -294,14 +292,12 @@ impl Watching {
                     cause: "the watch needs changes from before it was lost".to_owned(),
                 });
             };
-            let cursor = match self.has_answered(joined, &asked, &view) {
-                true => self.cursor_of(joined, rv, &view).await?,
-                false => None,
-            };
+            let cursor = self.cursor_of(joined, rv, &view).await?;
             cursors.push(Place {
                 joined: joined.clone(),
                 cursor,
                 last: None,
+                opens: record.opens,
             });
         }
         Ok(Source::All {
@@ -309,12 +305,6 @@ impl Watching {
             cursors,
             closed,
         })
-    }
-
-    /// Whether its answer in this round has told this replica whatever it knows of the members. Who has left tells nothing.
-    fn has_answered(&self, joined: &Joined, asked: &Snapshot, view: &View) -> bool {
-        let left = view.state(joined).is_some_and(|state| !state.serves());
-        left || asked.cut(joined).is_ok() || self.fleet.broken(Rule::ResumeAsksMembers)
     }
 
     async fn cursor_of(
@@ -474,10 +464,7 @@ impl Watching {
         }
         let (released, view) = self.fleet.closed_view();
         self.meet_members(&view)?;
-        if self.place_cursors(&view).await? {
-            // The members may have changed meanwhile.
-            return Ok(());
-        }
+        self.place_cursors(&view).await?;
         let State::Following(Source::All { cursors, closed, .. }) = &mut self.state else {
             return Ok(());
         };
@@ -575,9 +562,10 @@ impl Watching {
         for place in cursors.iter_mut() {
             place.last = match view.state(&place.joined) {
                 Some(state) if state.serves() => {
-                    if place.last.is_some() {
-                        // It was away, and is back: its gap is looked at.
-                        place.cursor = None;
+                    let opens = view.opens(&place.joined);
+                    if place.opens < opens {
+                        // Others may have gone on without it, and this version may be one of theirs: its gap is looked at.
+                        (place.cursor, place.opens) = (None, opens);
                     }
                     None
                 }
@@ -612,6 +600,7 @@ impl Watching {
                     joined: joined.clone(),
                     cursor: None,
                     last: None,
+                    opens: view.opens(joined),
                 });
             }
         }
@@ -619,29 +608,17 @@ impl Watching {
         Ok(())
     }
 
-    /// Finds the position of backends that were away. Returns whether it has found one.
-    async fn place_cursors(&mut self, view: &View) -> Result<bool, Error> {
+    /// Finds the position of backends that were away.
+    async fn place_cursors(&mut self, view: &View) -> Result<(), Error> {
         let State::Following(Source::All { cursors, .. }) = &self.state else {
-            return Ok(false);
+            return Ok(());
         };
-        let Some(rv) = self.position else {
-            return Ok(false);
-        };
+        let Some(rv) = self.position else { return Ok(()) };
         let away = |place: &Place| place.cursor.is_none().then(|| place.joined.clone());
-        let away: Vec<Arc<Joined>> = cursors.iter().filter_map(away).collect();
-        if away.is_empty() {
-            return Ok(false);
-        }
-        let asked = self.fleet.rounds.snapshot().await?;
-        let mut placed = false;
-        for joined in away {
-            if !self.has_answered(&joined, &asked, view) {
-                continue;
-            }
+        for joined in cursors.iter().filter_map(away).collect::<Vec<_>>() {
             let found = self.cursor_of(&joined, rv, view).await?;
-            placed |= found.is_some();
             let State::Following(Source::All { cursors, .. }) = &mut self.state else {
-                return Ok(placed);
+                return Ok(());
             };
             if let Some(place) = cursors
                 .iter_mut()
@@ -650,7 +627,7 @@ impl Watching {
                 place.cursor = found;
             }
         }
-        Ok(placed)
+        Ok(())
     }
 }
 

@@ -63,7 +63,7 @@ pub struct Wishes {
     pub offline: Vec<Slot>,
 }
 
-/// Who is lost or back, one member at a time, and only once every replica acts on what was decided before: whoever heard of
+/// Who is lost, back, or gone before it was read to its end, one member at a time, and only once every replica acts on what was decided before: whoever heard of
 /// two decisions at once could miss that the members it listens to are all gone.
 #[must_use]
 pub fn judge(
@@ -105,6 +105,13 @@ pub fn judge(
                 }
                 current.lost(member.slot, lost_from(member, live_said))
             }
+            // Its log cannot be read to its end any more: nobody shall wait for that.
+            MemberState::Removed { .. } if others_serve(current, member) && is_lost() => {
+                if alone && others_exist {
+                    return Verdict::Resign;
+                }
+                current.forgotten(member.slot)
+            }
             MemberState::Lost { .. } | MemberState::Offline { .. } if !wants_offline && is_back() => {
                 current.returned(member.slot)
             }
@@ -136,6 +143,12 @@ pub fn is_ready(
     };
     let mut serving = current.members.iter().filter(|member| member.state.serves());
     others.is_empty() || !serving.any(cut_off)
+}
+
+/// Who hears of decisions hears of them from a member that serves.
+fn others_serve(current: &Membership, member: &MemberRecord) -> bool {
+    let mut others = current.members.iter().filter(|other| other.slot != member.slot);
+    others.any(|other| other.state.serves())
 }
 
 /// The lowest clock of the member that any live replica has released up to.
@@ -274,6 +287,24 @@ mod tests {
         check(&offline, &Wishes::default(), LONG, Verdict::Nothing);
         let back = Verdict::Decide(offline.returned(Slot(1)).expect("offline"));
         check(&offline, &Wishes::default(), None, back);
+    }
+
+    #[test]
+    fn who_has_left_and_cannot_be_read_any_more_is_forgotten() {
+        let leaving = fleet().leaving(Slot(1)).expect("active");
+        let removed = leaving.removed(Slot(1), Epoch(7)).expect("leaving");
+        let check = |unreachable_for, expect: Verdict| {
+            let reports = [report("x", true, unreachable_for, 7)];
+            assert_eq!(
+                judge(&removed, "x", &reports, &Wishes::default(), LOSS_AFTER),
+                expect
+            );
+        };
+        check(None, Verdict::Nothing);
+        check(
+            LONG,
+            Verdict::Decide(removed.forgotten(Slot(1)).expect("removed")),
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use super::actors::empty_and_release;
 use super::world::{Shared, pause};
+use outrigger_storage::federated::Rule;
 use outrigger_storage::membership::report::{BackendReport, ReplicaReport, Verdict, Wishes, is_ready, judge};
 use outrigger_storage::membership::{MemberState, Membership, MembershipError, Missed};
 use outrigger_storage::{FederatedStore, Slot};
@@ -173,7 +174,10 @@ pub(super) async fn reporter(world: Shared, store: FederatedStore, replica: usiz
             replica: name_of(replica),
             ready: true,
             age: Duration::ZERO,
-            generation: store.acts_on(),
+            generation: match world.settings.broken {
+                Some(Rule::OneDecisionAtATime) => u64::MAX,
+                _ => store.acts_on(),
+            },
             backends: store.report(),
         };
         let ready = is_ready(&store.membership(), &mine, &reports(&world), LOSS_AFTER);
