@@ -105,8 +105,10 @@ pub struct Watch {
     pub after: ResourceVersion,
     /// What it delivered, over all its resumes.
     pub delivered: Vec<Delivered>,
-    /// It ended with 410, at this version.
+    /// It ended with 410, at this version: the last that the client knew.
     pub expired: Option<ResourceVersion>,
+    /// It was running then, and may have gone on from there without a word.
+    pub was_running: bool,
     /// It went on until it had passed this version.
     pub complete_to: Option<ResourceVersion>,
 }
@@ -143,6 +145,8 @@ pub struct Truth {
     pub removed: Vec<(u16, u64)>,
     /// When members were lost, or offline.
     pub gaps: Vec<Gap>,
+    /// Versions of lower epochs may miss changes of members that are forgotten.
+    pub horizon: u64,
 }
 
 /// Epochs `from..to` in which watches over all namespaces may have gone on without a member.

@@ -318,7 +318,8 @@ fn event_of(change: &Change) -> (EventKind, &ObjectName, u64, ResourceVersion) {
     }
 }
 
-/// I4: any replica resumes any retained version. Versions of a gap that holds changes are not.
+/// I4: any replica resumes any retained version. Versions of a gap that holds changes are not, nor those from before a
+/// member was forgotten.
 fn i4_retained_versions_resume(
     truth: &Truth,
     history: &History,
@@ -339,12 +340,13 @@ fn i4_retained_versions_resume(
             // Whoever stands below where a member was taken offline cannot go on meanwhile.
             let wide = watch.namespace.is_none();
             let mut gaps = lost.iter().filter(|gap| gap.objects || wide);
-            gaps.any(|gap| gap.holds(at) || wide && gap.objects && at.epoch().0 < gap.from)
+            let may_have_come_to = |gap: &Gap| (gap.objects || watch.was_running) && at.epoch().0 < gap.from;
+            gaps.any(|gap| gap.holds(at) || wide && may_have_come_to(gap))
         };
-        if let Some(at) = watch
-            .expired
-            .filter(|at| !allowances.compaction && !is_of_gap(*at))
-        {
+        let is_forgotten = |at: ResourceVersion| at.epoch().0 < truth.horizon;
+        let is_retained =
+            |at: &ResourceVersion| !allowances.compaction && !is_of_gap(*at) && !is_forgotten(*at);
+        if let Some(at) = watch.expired.filter(is_retained) {
             violation(
                 found,
                 "I4",

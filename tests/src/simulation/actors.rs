@@ -311,6 +311,7 @@ pub(super) async fn watcher(world: Shared, mut random: StdRng) {
             after,
             delivered: Vec::new(),
             expired: None,
+            was_running: false,
             complete_to: None,
         };
         follow(&world, &mut watch, &mut random).await;
@@ -365,7 +366,7 @@ pub(super) async fn follow(world: &Shared, watch: &mut Watch, random: &mut StdRn
                     }
                 }
                 Ok(Err(Error::Expired { .. })) => {
-                    watch.expired = Some(position);
+                    (watch.expired, watch.was_running) = (Some(position), true);
                     return;
                 }
                 Ok(Err(_)) | Err(_) => break,

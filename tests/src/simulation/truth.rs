@@ -71,6 +71,7 @@ pub(super) async fn read_truth(world: &Shared) -> Truth {
     }
     truth.changes.sort_by_key(|change| change.version);
     truth.removed = world.control.removed();
+    truth.horizon = world.control.current().horizon.0;
     for (slot, opens, missed) in world.control.gaps() {
         let log = world.logs[usize::from(slot)].borrow();
         // Whoever is not back, or was not opened since, is missing on.
