@@ -396,6 +396,8 @@ pub struct ClusterStatus {
     pub name: String,
     /// Its uid.
     pub uid: String,
+    /// That of the connection: [`MemberRecord::incarnation`].
+    pub incarnation: u64,
     /// What it is to the fleet, as this replica acts on it. `None`: it is connected, and no member (yet, or any more).
     pub membership: Option<MemberState>,
     /// Whether it takes writes and namespaces: it is a member, and its own `members` says so.

@@ -468,6 +468,100 @@ async fn a_cluster_is_taken_offline_and_comes_back() {
     let _ = client.create(WESTERN, &object("back")).await.expect("created");
 }
 
+/// A cluster that was wiped is refused until somebody accepts that what it held is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_cluster_is_accepted_when_it_is_confirmed() {
+    let mut member = two_namespaces().await;
+    let client = member.control_plane.client().await.expect("a client");
+    let from = version_of_all(&client, APPS).await;
+    // What was seen of it is written down every 15 s.
+    let seen = [
+        "get",
+        "workloadcluster",
+        WEST,
+        "-o",
+        "jsonpath={.status.lastSeen}",
+    ];
+    let _ = member.kubectl.eventually(&seen, |said| said.contains("epoch"));
+    // A confirmation that was there before is none.
+    set_state(&member, &json!({"confirmDataLoss": WEST}));
+    let etcd = &mut member.etcds[number(WEST)];
+    etcd.kill(0).await;
+    etcd.wipe(0);
+    etcd.restart(0);
+    condition(&member, WEST, "Restored", "True/ConfirmedBefore");
+    condition(&member, WEST, "Ready", "False/Restored");
+    decided(&member, WEST, "Lost").await;
+    is_refused(&client, Method::GET, APPS, "application/json", None, WEST).await;
+    set_state(&member, &json!({"confirmDataLoss": null}));
+    condition(&member, WEST, "Restored", "True/AwaitsConfirmation");
+    set_state(&member, &json!({"confirmDataLoss": WEST}));
+    decided(&member, WEST, "Active").await;
+    condition(&member, WEST, "Restored", "False/AsSeen");
+    condition(&member, WEST, "Ready", "True/Answers");
+    assert_eq!(membership(&member)["members"][2]["incarnation"], 1);
+
+    let list = client.get(APPS).await.expect("a list");
+    let names: Vec<&Value> = list["items"].as_array().expect("items").iter().collect();
+    assert_eq!(names.len(), 1, "{list}");
+    ends_with(&mut watch(&client, APPS, &from).await, 410).await;
+    let mut all = watch(&client, APPS, &version(&list)).await;
+    place(&member, "team-n", WEST);
+    let app = application("team-n", "newcomer", 1);
+    let _ = member.kubectl.ok_with(&["create", "-f", "-"], &app);
+    let _ = sees(&mut all, "newcomer").await;
+    let _ = works_elsewhere(&client, "later").await;
+    let _ = sees(&mut all, "later").await;
+    // Who owned the namespaces that were there went with the data: nobody claims them by guess.
+    let app = application("team-w", "anew", 1);
+    let said = member.kubectl.fails(&["create", "-f", "-"], &app);
+    assert!(said.contains(WEST), "{said}");
+    let _ = member
+        .kubectl
+        .ok(&["delete", "namespaceplacement", "team-w", "--timeout=60s"]);
+    let began = Instant::now();
+    while !member
+        .kubectl
+        .output(&["create", "-f", "-"], &app)
+        .status
+        .success()
+    {
+        assert!(began.elapsed() < SOON, "the namespace is not claimed anew");
+        sleep(POLL).await;
+    }
+    let _ = sees(&mut all, "anew").await;
+}
+
+/// All at once: nobody is left to hear of it, and everything goes on when they are back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_clusters_are_lost_and_come_back() {
+    let mut member = two_namespaces().await;
+    let client = member.control_plane.client().await.expect("a client");
+    let from = version_of_all(&client, APPS).await;
+    for etcd in &mut member.etcds {
+        etcd.kill(0).await;
+    }
+    let states = || CLUSTERS.map(|cluster| state(&member, cluster));
+    let began = Instant::now();
+    while !states().iter().any(|state| state == "Lost") {
+        assert!(began.elapsed() < SOON, "{:?}", states());
+        sleep(POLL).await;
+    }
+    let answer = ask(&client, Method::GET, APPS, "application/json", None).await;
+    assert_eq!(answer.status, 503);
+    for etcd in &mut member.etcds {
+        etcd.restart(0);
+    }
+    for cluster in CLUSTERS {
+        decided(&member, cluster, "Active").await;
+        condition(&member, cluster, "Ready", "True/Answers");
+    }
+    let mut all = watch(&client, APPS, &from).await;
+    let _ = works_elsewhere(&client, "later").await;
+    let _ = client.create(WESTERN, &object("back")).await.expect("created");
+    let _ = sees(&mut all, "back").await;
+}
+
 /// A replica that cannot reach what another one reaches is not ready; nothing is declared.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_is_cut_off_is_not_ready() {

@@ -135,6 +135,15 @@ pub fn is_loss_held_back(cluster: &DynamicObject) -> bool {
     Wanted::of(cluster) == Wanted::Maintenance && !is_over
 }
 
+/// Whether the administrator accepts a backend that was restored or wiped as it is. It counts when the condition has asked for
+/// it before, and for the member as it was then: `incarnation` is that of the member now.
+#[must_use]
+pub fn is_restore_accepted(cluster: &DynamicObject, incarnation: u64) -> bool {
+    let status = cluster.data.get("status").unwrap_or(&Value::Null);
+    let asked_of = status["incarnation"].as_u64().unwrap_or_default();
+    conditions::asks_for_acceptance(status) && asked_of == incarnation && is_loss_confirmed(cluster)
+}
+
 /// Keeps the status of every WorkloadCluster as the store sees it, and the objects of those that are described.
 /// Never ends.
 pub async fn run(backends: Backends) {
@@ -266,6 +275,7 @@ async fn write(
     let old = object.data.get("status").cloned().unwrap_or_default();
     let spec = conditions::Spec {
         wanted: Wanted::of(&object),
+        is_loss_confirmed: is_loss_confirmed(&object),
         generation: object.metadata.generation.unwrap_or_default(),
     };
     let new = conditions::desired(&old, &known, spec, now_ms);

@@ -214,6 +214,7 @@ impl Joined {
             slot: self.slot(),
             name: self.member.name.clone(),
             uid: self.member.uid.clone(),
+            incarnation: self.member.incarnation,
             membership,
             open,
             reachable: state.connected,

@@ -295,6 +295,15 @@ impl EtcdServer {
         self.spawn(index);
     }
 
+    /// Removes the data of a killed member.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn wipe(&mut self, index: usize) {
+        let data = self.folder.0.join(&self.members[index].name);
+        std::fs::remove_dir_all(data).expect("the data of an etcd");
+    }
+
     /// Other certificates: members have them after their next restart, clients that are made from now on at once.
     pub fn set_tls(&mut self, tls: EtcdTls) {
         self.folder.write(&tls);

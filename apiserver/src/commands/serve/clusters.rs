@@ -280,7 +280,10 @@ impl Clusters {
         };
         let mut problems = joined(&membership, &clusters).1;
         let connected = store.clusters();
-        let is_new = |record: &&MemberRecord| !connected.iter().any(|cluster| cluster.uid == record.uid);
+        let is_new = |record: &&MemberRecord| {
+            let is_connected = connected.iter().any(|cluster| cluster.uid == record.uid);
+            !is_connected || !self.connections.has(record)
+        };
         let missing: Vec<_> = membership.members.iter().filter(is_new).cloned().collect();
         let (connections, unconnected) = self.connect(&missing, &clusters).await;
         problems.extend(unconnected);

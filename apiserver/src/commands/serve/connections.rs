@@ -71,6 +71,8 @@ pub(crate) struct SecretWatches {
 
 /// A backend in use.
 struct Connected {
+    /// That of the member: one that was restored and accepted gets another connection.
+    incarnation: u64,
     backend: Arc<EtcdBackend>,
     /// What it was described by when it was looked at last.
     spec: Spec,
@@ -114,6 +116,7 @@ impl Connections {
             incarnation: record.incarnation,
         };
         let connected = Connected {
+            incarnation: record.incarnation,
             backend,
             spec,
             used,
@@ -121,6 +124,12 @@ impl Connections {
         };
         self.backends.insert(record.uid.clone(), connected);
         Ok(member)
+    }
+
+    /// Whether there is a connection to the member as it is now.
+    pub(crate) fn has(&self, record: &MemberRecord) -> bool {
+        let connected = self.backends.get(&record.uid);
+        connected.is_some_and(|connected| connected.incarnation == record.incarnation)
     }
 
     /// A cluster that is no member any more.

@@ -146,7 +146,12 @@ impl Loss {
         let clusters = self.clusters.state();
         let judge = |membership: &Membership| {
             let wishes = wishes(membership, &clusters);
-            report::judge(membership, &self.identity, all, &wishes, LOSS_AFTER)
+            match report::judge(membership, &self.identity, all, &wishes, LOSS_AFTER) {
+                Verdict::Nothing => {
+                    accepted(membership, &clusters, all).map_or(Verdict::Nothing, Verdict::Decide)
+                }
+                verdict => verdict,
+            }
         };
         let mut known = known.clone();
         for _ in 0..DECISIONS_MAX {
@@ -169,7 +174,7 @@ impl Loss {
             let decided = self.fleet.decide(next).await?;
             drop(self.store.hand_over(decided.clone(), Vec::new()));
             for event in changes(&known, &decided) {
-                tell(recorder, event).await;
+                tell(recorder, &known, event).await;
             }
             if decided.generation <= known.generation {
                 return Ok(());
@@ -194,6 +199,24 @@ fn wishes(membership: &Membership, clusters: &[Arc<DynamicObject>]) -> Wishes {
         held_back: those(backends::is_loss_held_back),
         offline: those(|cluster| Wanted::of(cluster) == Wanted::Offline { is_confirmed: true }),
     }
+}
+
+/// The membership with the next member that was restored or wiped, and that the administrator accepts as it is. As with
+/// every loss, all replicas have to act on what was decided before.
+fn accepted(
+    membership: &Membership,
+    clusters: &[Arc<DynamicObject>],
+    all: &[ReplicaReport],
+) -> Option<Membership> {
+    if all.iter().any(|report| report.generation < membership.generation) {
+        return None;
+    }
+    let is_accepted = |record: &&MemberRecord| {
+        let cluster = clusters.iter().find(|c| c.uid().as_deref() == Some(&record.uid));
+        cluster.is_some_and(|cluster| backends::is_restore_accepted(cluster, record.incarnation))
+    };
+    let record = membership.members.iter().find(is_accepted)?;
+    membership.accepted(record.slot).ok()
 }
 
 /// The clusters that keep this replica from being ready. The last ready replica is never kept from it, and of several that
@@ -232,13 +255,18 @@ fn cut_off(membership: &Membership, mine: &ReplicaReport, others: &[ReplicaRepor
 fn changes<'a>(before: &'a Membership, after: &'a Membership) -> Vec<&'a MemberRecord> {
     let is_news = |member: &&MemberRecord| {
         let was = before.members.iter().find(|was| was.uid == member.uid);
-        was.is_some_and(|was| std::mem::discriminant(&was.state) != std::mem::discriminant(&member.state))
+        was.is_some_and(|was| {
+            let is_same = std::mem::discriminant(&was.state) == std::mem::discriminant(&member.state);
+            !is_same || was.incarnation != member.incarnation
+        })
     };
     after.members.iter().filter(is_news).collect()
 }
 
 /// In the log and as an Event of the WorkloadCluster.
-async fn tell(recorder: &Recorder, member: &MemberRecord) {
+async fn tell(recorder: &Recorder, before: &Membership, member: &MemberRecord) {
+    let was = before.members.iter().find(|was| was.uid == member.uid);
+    let is_accepted = was.is_some_and(|was| was.incarnation != member.incarnation);
     let (type_, reason, note) = match member.state {
         MemberState::Lost { .. } => (
             EventType::Warning,
@@ -250,6 +278,11 @@ async fn tell(recorder: &Recorder, member: &MemberRecord) {
             EventType::Warning,
             "Offline",
             "The cluster was taken offline. Its namespaces answer 503, lists over all namespaces leave it out.",
+        ),
+        MemberState::Active if is_accepted => (
+            EventType::Warning,
+            "Accepted",
+            "The backend was restored or wiped, and is accepted as it is. Clients list anew.",
         ),
         MemberState::Active => (
             EventType::Normal,
@@ -363,6 +396,36 @@ mod tests {
         check(json!({"state": "Offline"}), json!({}), &[], &[]);
         check(offline("b"), json!({}), &[], &[]);
         check(offline("a"), json!({}), &[], &[0]);
+    }
+
+    #[test]
+    fn a_restored_member_is_accepted_once_and_when_all_have_heard_of_what_was_before() {
+        let cluster = |confirmed: &str, reason: &str, incarnation: u64| {
+            let mut cluster = DynamicObject::new("b", &backends::api_resource());
+            cluster.metadata.uid = Some("uid-1".to_owned());
+            let restored = json!({"type": "Restored", "status": "True", "reason": reason});
+            let status = json!({"incarnation": incarnation, "conditions": [restored]});
+            cluster.data = json!({"spec": {"confirmDataLoss": confirmed}, "status": status});
+            vec![Arc::new(cluster)]
+        };
+        let all = [report("x", true, &[1]), report("y", true, &[1])];
+        let check = |membership: &Membership, clusters: &[Arc<DynamicObject>], expect: Option<u64>| {
+            let next = accepted(membership, clusters, &all);
+            let incarnation = next.and_then(|next| next.member(Slot(1)).map(|b| b.incarnation));
+            assert_eq!(incarnation, expect);
+        };
+        let asked = "AwaitsConfirmation";
+        check(&fleet(), &cluster("b", asked, 0), Some(1));
+        check(&fleet(), &cluster("a", asked, 0), None);
+        check(&fleet(), &cluster("b", "ConfirmedBefore", 0), None);
+        let once = fleet().accepted(Slot(1)).expect("a member");
+        check(&once, &cluster("b", asked, 0), None);
+        check(&once, &cluster("b", asked, 1), Some(2));
+        let ahead = Membership {
+            generation: 10,
+            ..fleet()
+        };
+        check(&ahead, &cluster("b", asked, 0), None);
     }
 
     #[test]

@@ -19,6 +19,9 @@ pub(super) const READY: &str = "Ready";
 /// The condition that says whether its loss is held back; `False`: not any more.
 pub(super) const MAINTENANCE: &str = "Maintenance";
 
+/// The condition of clusters that are older than they were, and its reason when they may be accepted as they are.
+const RESTORED: &str = "Restored";
+const AWAITS_CONFIRMATION: &str = "AwaitsConfirmation";
 /// The condition of clusters that are taken offline.
 const OFFLINE_CONDITION: &str = "Offline";
 /// Conditions that go when there is nothing to be said.
@@ -28,12 +31,19 @@ const PASSING: [&str; 4] = ["Drained", "Lost", MAINTENANCE, OFFLINE_CONDITION];
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Spec {
     pub(super) wanted: Wanted,
+    pub(super) is_loss_confirmed: bool,
     pub(super) generation: i64,
 }
 
 /// The status of a condition.
 pub(super) fn status_of<'a>(status: &'a Value, kind: &str) -> Option<&'a str> {
     condition_of(status, kind)?["status"].as_str()
+}
+
+/// Whether the administrator was asked to accept the backend as it is.
+pub(super) fn asks_for_acceptance(status: &Value) -> bool {
+    let condition = condition_of(status, RESTORED);
+    condition.is_some_and(|c| c["status"] == "True" && c["reason"] == AWAITS_CONFIRMATION)
 }
 
 fn condition_of<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
@@ -72,10 +82,14 @@ pub(super) fn desired(old: &Value, known: &Known<'_>, spec: Spec, now_ms: u64) -
             }
         }
         if let Some(seen) = cluster.seen.filter(|_| !cluster.restored) {
-            let before = old["lastSeen"]["epoch"].as_u64().unwrap_or_default();
-            if before + SEEN_EVERY_EPOCHS <= seen.epoch.0 {
+            let number = |field: &str| old["lastSeen"][field].as_u64().unwrap_or_default();
+            let is_due = number("epoch") + SEEN_EVERY_EPOCHS <= seen.epoch.0;
+            if is_due || number("incarnation") != seen.incarnation {
                 new.insert("lastSeen".to_owned(), json!(seen));
             }
+        }
+        if cluster.incarnation > 0 {
+            new.insert("incarnation".to_owned(), cluster.incarnation.into());
         }
     }
     let mut conditions = old
@@ -93,7 +107,7 @@ pub(super) fn desired(old: &Value, known: &Known<'_>, spec: Spec, now_ms: u64) -
         known.is_slow.map(slow),
         known.decided.and_then(|_| offline(known, spec.wanted)),
         maintenance,
-        known.cluster.map(restored),
+        known.cluster.map(|cluster| restored(old, cluster, spec)),
         known.cluster.map(full),
     ];
     // Who stays is not asked how far it has left, and so on.
@@ -372,17 +386,37 @@ fn maintenance(old: &Value, spec: Spec, now_ms: u64) -> Option<Condition> {
     })
 }
 
-/// Whether it is older than it was.
-fn restored(cluster: &ClusterStatus) -> Condition {
+/// Whether it is older than it was. To be accepted as it is, it has to be confirmed after this was known: a confirmation from
+/// before was given for something else.
+fn restored(old: &Value, cluster: &ClusterStatus, spec: Spec) -> Condition {
     let (status, reason, message) = match (&cluster.problem, cluster.restored) {
-        (Some(problem), true) => ("True", "OlderThanSeen", problem.as_str()),
-        _ => ("False", "AsSeen", "The backend is not older than it was."),
+        (Some(problem), true) if spec.is_loss_confirmed && !asks_for_acceptance(old) => (
+            "True",
+            "ConfirmedBefore",
+            format!(
+                "{problem}. Bring its data back. Or, to accept it as it is, remove spec.confirmDataLoss, which was there \
+                 before, and write the cluster's name into it again."
+            ),
+        ),
+        (Some(problem), true) => (
+            "True",
+            AWAITS_CONFIRMATION,
+            format!(
+                "{problem}. Bring its data back. Or, to accept it as it is, write the cluster's name into \
+                 spec.confirmDataLoss: what was acknowledged since is gone then, and clients list anew."
+            ),
+        ),
+        _ => (
+            "False",
+            "AsSeen",
+            "The backend is not older than it was.".to_owned(),
+        ),
     };
     Condition {
-        kind: "Restored",
+        kind: RESTORED,
         status,
         reason,
-        message: message.to_owned(),
+        message,
     }
 }
 
@@ -416,6 +450,7 @@ mod tests {
             slot: Slot(2),
             name: "east".to_owned(),
             uid: "uid-2".to_owned(),
+            incarnation: 0,
             membership: Some(MemberState::Active),
             open: true,
             reachable,
@@ -442,8 +477,13 @@ mod tests {
 
     const ACTIVE: Spec = Spec {
         wanted: Wanted::Active,
+        is_loss_confirmed: false,
         generation: 4,
     };
+
+    fn spec(wanted: Wanted) -> Spec {
+        Spec { wanted, ..ACTIVE }
+    }
 
     #[test]
     fn the_status_says_what_the_store_sees() {
@@ -499,6 +539,14 @@ mod tests {
         assert_eq!(first["lastSeen"], json!({"epoch": 1000, "revision": 7}));
         assert_eq!(check(&first, 1599, false)["lastSeen"], first["lastSeen"]);
         assert_eq!(check(&first, 1600, false)["lastSeen"]["epoch"], 1600);
+        let mut accepted = cluster(true, 1);
+        accepted.seen = Some(Seen {
+            incarnation: 1,
+            epoch: Epoch(1001),
+            revision: 1,
+        });
+        let accepted = status(&first, &accepted, 0);
+        assert_eq!(accepted["lastSeen"]["incarnation"], 1, "it begins anew");
         let restored = check(&first, 2000, true);
         assert_eq!(restored["lastSeen"], first["lastSeen"]);
         let ready = &restored["conditions"][0];
@@ -520,15 +568,7 @@ mod tests {
 
     fn summary_of(known: &Known<'_>, wanted: Wanted) -> String {
         let old = json!({"conditions": [{"type": "Drained", "status": "False"}, {"type": "Maintenance", "status": "Unknown"}]});
-        told(&desired(
-            &old,
-            known,
-            Spec {
-                wanted,
-                generation: 1,
-            },
-            0,
-        ))
+        told(&desired(&old, known, spec(wanted), 0))
     }
 
     fn told(status: &Value) -> String {
@@ -632,6 +672,41 @@ mod tests {
     }
 
     #[test]
+    fn a_restored_backend_is_accepted_only_by_a_confirmation_that_was_asked_for() {
+        let old = ClusterStatus {
+            restored: true,
+            ..cluster(false, 1)
+        };
+        let check = |before: &Value, cluster: &ClusterStatus, is_loss_confirmed, expect: &str| {
+            let known = Known {
+                cluster: Some(cluster),
+                ..Known::default()
+            };
+            let spec = Spec {
+                is_loss_confirmed,
+                ..ACTIVE
+            };
+            let status = desired(before, &known, spec, 0);
+            let reason = condition_of(&status, RESTORED).map(|c| c["reason"].clone());
+            assert_eq!(reason, Some(expect.into()));
+            status
+        };
+        let nothing = Value::Null;
+        let before = check(&nothing, &old, true, "ConfirmedBefore");
+        assert!(!asks_for_acceptance(&before));
+        let asked = check(&before, &old, false, AWAITS_CONFIRMATION);
+        let answered = check(&asked, &old, true, AWAITS_CONFIRMATION);
+        assert!(asks_for_acceptance(&answered));
+        let accepted = ClusterStatus {
+            incarnation: 1,
+            ..cluster(true, 1)
+        };
+        let accepted = check(&answered, &accepted, true, "AsSeen");
+        assert_eq!(accepted["incarnation"], 1);
+        check(&accepted, &old, true, "ConfirmedBefore");
+    }
+
+    #[test]
     fn maintenance_ends_after_an_hour_and_begins_anew_only_after_something_else() {
         let down = cluster(false, 1);
         let known = Known {
@@ -639,17 +714,7 @@ mod tests {
             decided: Some(MemberState::Active),
             ..Known::default()
         };
-        let at = |old: &Value, wanted, minutes: u64| {
-            desired(
-                old,
-                &known,
-                Spec {
-                    wanted,
-                    generation: 1,
-                },
-                minutes * 60_000,
-            )
-        };
+        let at = |old: &Value, wanted, minutes: u64| desired(old, &known, spec(wanted), minutes * 60_000);
         let check = |status: &Value, expect| assert_eq!(status_of(status, MAINTENANCE), expect);
         let first = at(&Value::Null, Wanted::Maintenance, 10);
         check(&first, Some("True"));
