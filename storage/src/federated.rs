@@ -5,7 +5,7 @@
 //! ```text
 //! get ─┐                                  ┌─ joined: one backend, its clock, its owners, its log
 //! write ├─▶ fleet: routing, closed epoch ─┤    feed ─▶ ring ◀─ cursor
-//! list ─┤     cut: rounds of ticks        └─ members, maintenance
+//! list ─┤     cut: rounds of ticks        └─ members, maintenance, position
 //! watch ┘     pager, standing    view ─┘    feed, gap, roll_out: members that come, go, and come back
 //! ```
 
@@ -21,6 +21,7 @@ mod list;
 mod maintenance;
 mod members;
 mod pager;
+mod position;
 mod ring;
 mod roll_out;
 mod standing;
