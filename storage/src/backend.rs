@@ -314,6 +314,9 @@ pub enum BackendError {
     /// The backend refuses us: authentication, version, or a request that it does not understand.
     #[error("{0}")]
     Refused(String),
+    /// Another store answers than before (etcd: another cluster id), as after a restore.
+    #[error("{0}")]
+    OtherStore(String),
     /// Stored data or an answer that cannot be read.
     #[error("{0}")]
     Corrupt(String),

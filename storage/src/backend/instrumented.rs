@@ -49,6 +49,7 @@ impl<B: Backend + ?Sized> Instrumented<B> {
             Err(BackendError::Unavailable { .. }
                 | BackendError::NoSpace
                 | BackendError::Refused(_)
+                | BackendError::OtherStore(_)
                 | BackendError::Corrupt(_))
         );
         if let Err(error) = &answer {

@@ -14,7 +14,6 @@ use outrigger_storage::{Error, ResourceVersion, SealedObject, SelectionPredicate
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -148,7 +147,7 @@ async fn end_of(mut watch: Watch) -> Error {
 async fn what_was_said_of_a_restored_backend_is_expired_once_it_is_accepted() {
     let mut running = Running::default();
     let old = Arc::new(EmbeddedBackend::in_memory());
-    let address = Arc::new(Address(watch::Sender::new(old.clone())));
+    let address = Address::new(old.clone());
     let backup: Arc<dyn Backend> = old.clone();
     let earlier = running.open(1, fleet(1), vec![member(0, &backup, 0)]).await;
     claim(&earlier, "a", 0).await;

@@ -9,6 +9,7 @@ use outrigger_storage::backend::{
 use outrigger_storage::federated::{FederatedStore, Member, Routing, Seen, StoreConfig};
 use outrigger_storage::{Error, Key, Resource, SealedObject, Slot};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -18,9 +19,26 @@ const SOME_DAY: u64 = 1_790_000_000_000;
 
 /// An address behind which another store may stand from one moment to the next, as after a restore.
 #[derive(Debug)]
-pub(crate) struct Address(pub(crate) watch::Sender<Arc<EmbeddedBackend>>);
+pub(crate) struct Address(pub(crate) watch::Sender<Arc<EmbeddedBackend>>, AtomicBool);
 
 impl Address {
+    pub(crate) fn new(backend: Arc<EmbeddedBackend>) -> Arc<Self> {
+        Arc::new(Self(watch::Sender::new(backend), AtomicBool::new(false)))
+    }
+
+    /// Whether another store answers there, which says so by itself, as an etcd by its cluster id.
+    fn says_that_it_is_another(&self, yes: bool) {
+        self.1.store(yes, Ordering::SeqCst);
+        self.0.send_modify(|_| ());
+    }
+
+    fn check(&self) -> Result<(), BackendError> {
+        match self.1.load(Ordering::SeqCst) {
+            true => Err(BackendError::OtherStore("another cluster".to_owned())),
+            false => Ok(()),
+        }
+    }
+
     fn now(&self) -> Arc<EmbeddedBackend> {
         self.0.borrow().clone()
     }
@@ -28,13 +46,14 @@ impl Address {
 
 impl Backend for Address {
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnResponse, BackendError>> {
-        let backend = self.now();
-        async move { backend.txn(txn).await }.boxed()
+        let (backend, check) = (self.now(), self.check());
+        async move { check.map(|()| backend.txn(txn))?.await }.boxed()
     }
 
     fn watch(&self, request: WatchRequest) -> BoxFuture<'_, Result<WatchStream, BackendError>> {
-        let (backend, mut next) = (self.now(), self.0.subscribe());
+        let (backend, mut next, check) = (self.now(), self.0.subscribe(), self.check());
         async move {
+            check?;
             let stream = backend.watch(request).await?;
             let replaced = async move { next.changed().await.unwrap_or_default() };
             Ok(stream.take_until(Box::pin(replaced)).boxed())
@@ -48,8 +67,8 @@ impl Backend for Address {
     }
 
     fn status(&self) -> BoxFuture<'_, Result<BackendStatus, BackendError>> {
-        let backend = self.now();
-        async move { backend.status().await }.boxed()
+        let (backend, check) = (self.now(), self.check());
+        async move { check.map(|()| backend.status())?.await }.boxed()
     }
 }
 
@@ -105,14 +124,14 @@ async fn a_backend_that_is_older_than_it_was_is_refused_while_the_server_runs_an
         Arc::new(EmbeddedBackend::in_memory()),
     );
     // The backup: ours, and from an earlier time.
-    let old = Arc::new(Address(watch::Sender::new(restored.clone())));
+    let old = Address::new(restored.clone());
     let earlier = open(&old, None).await;
     earlier.ready().await;
     earlier.create(&key("one"), &sealed()).await.expect("created");
     earlier.close();
     sleep(Duration::from_secs(10)).await;
 
-    let address = Arc::new(Address(watch::Sender::new(before.clone())));
+    let address = Address::new(before.clone());
     let store = open(&address, None).await;
     store.ready().await;
     for name in ["one", "two"] {
@@ -136,4 +155,10 @@ async fn a_backend_that_is_older_than_it_was_is_refused_while_the_server_runs_an
         store.get(&key("two")).await.expect("its data is back");
         assert!(!store.clusters()[0].restored);
     }
+
+    address.says_that_it_is_another(true);
+    is_refused(&store).await;
+    address.says_that_it_is_another(false);
+    sleep(Duration::from_secs(5)).await;
+    store.get(&key("two")).await.expect("it is the same again");
 }

@@ -359,7 +359,7 @@ impl Member {
             .cluster
             .compare_exchange(0, id, Ordering::AcqRel, Ordering::Acquire)
         {
-            Err(known) if known != id => Err(Failure::Final(BackendError::Refused(format!(
+            Err(known) if known != id => Err(Failure::Final(BackendError::OtherStore(format!(
                 "{name}: is a member of etcd cluster {id:x}, not of {known:x} as before"
             )))),
             _ => Ok(()),

@@ -79,21 +79,23 @@ impl Fleet {
             }
         };
         joined.state.lock().restored = true;
-        Err(Error::Restored {
-            cluster: joined.member.name.clone(),
-            found,
-            seen: format!("epoch {}, revision {}", seen.epoch.0, seen.revision),
-        })
+        Err(restored(joined, found, seen))
     }
 
     /// Everything before the watch: identity, tick, members, owners, clock history.
     pub(super) async fn catch_up(&self, joined: &Arc<Joined>) -> Result<CaughtUp, Error> {
-        let status = joined
-            .member
-            .backend
-            .status()
-            .await
-            .map_err(|e| joined.error(e))?;
+        let status = match joined.member.backend.status().await {
+            Ok(status) => status,
+            Err(error) => {
+                return Err(match (error, joined.must_be_at()) {
+                    (BackendError::OtherStore(found), Some(seen)) => {
+                        joined.state.lock().restored = true;
+                        restored(joined, found, seen)
+                    }
+                    (error, _) => joined.error(error),
+                });
+            }
+        };
         joined.state.lock().status = status;
         self.check(joined).await?;
         self.read_clock(joined).await?;
@@ -374,5 +376,13 @@ impl Fleet {
             log.was_there(domain.clone(), entry.clone());
         }
         Ok(log)
+    }
+}
+
+fn restored(joined: &Joined, found: String, seen: Seen) -> Error {
+    Error::Restored {
+        cluster: joined.member.name.clone(),
+        found,
+        seen: format!("epoch {}, revision {}", seen.epoch.0, seen.revision),
     }
 }
