@@ -10,7 +10,7 @@
 use crate::options::RequestLimits;
 use anyhow::{Context, Result, anyhow};
 use axum::body::Body;
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use http::Request;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::DynamicObject;
@@ -27,11 +27,12 @@ use outrigger_apiserver::controllers::backends::{Agreed, Backends, ClusterDescri
 use outrigger_apiserver::controllers::definitions::Definitions;
 use outrigger_apiserver::controllers::distributed_kinds::Wanted;
 use outrigger_apiserver::controllers::{
-    backends, definitions, distributed_kinds, garbage_collector, namespaces, placements,
+    backends, definitions, distributed_kinds, garbage_collector, namespaces, placement_conditions, placements,
 };
 use outrigger_apiserver::endpoints::{self, ApiConfig, ApiContext};
 use outrigger_apiserver::metrics::ApiMetrics;
 use outrigger_apiserver::registry::control_plane::ControlPlane;
+use outrigger_apiserver::registry::control_plane::known_placements::KnownPlacements;
 use outrigger_apiserver::registry::control_plane::remote::{RemoteControlPlane, placement_resource};
 use outrigger_apiserver::registry::control_plane::stored::StoredControlPlane;
 use outrigger_apiserver::registry::{Registry, RegistryConfig};
@@ -138,6 +139,7 @@ pub(crate) struct App {
     workload: FederatedStore,
     served: watch::Receiver<Arc<ServedResources>>,
     synced: watch::Receiver<bool>,
+    known_placements: Arc<KnownPlacements>,
     health: HealthChecks,
     is_ready: Latch,
     tasks: Tasks,
@@ -191,7 +193,9 @@ impl App {
             metrics: metrics.clone(),
             ..config
         };
+        let known_placements = Arc::new(KnownPlacements::new(RETENTION));
         let workload_config = StoreConfig {
+            placements: known_placements.clone(),
             list_bytes_max: config.list_bytes_max,
             ring_bytes_max: config.ring_bytes_max,
             ..with_limits(StoreConfig::new(&fleet, Routing::Owned, wall_clock.clone(), seed))
@@ -227,7 +231,7 @@ impl App {
         // The control plane, as the registry sees it.
         let reflected = match &plane {
             Plane::Own { .. } => None,
-            Plane::Remote { client, .. } => Some(tasks.reflect(client)),
+            Plane::Remote { client, .. } => Some(tasks.reflect(client, &known_placements)),
         };
         let control_plane: Arc<dyn ControlPlane> = match (&plane, &reflected, &system) {
             (Plane::Remote { client, .. }, Some(reflected), _) => Arc::new(RemoteControlPlane::new(
@@ -241,6 +245,7 @@ impl App {
             )),
             _ => return Err(anyhow!("there is no control plane")),
         };
+        known_placements.ask_from(control_plane.clone());
 
         // What is served, and the way of a request to it.
         let first = match &plane {
@@ -329,6 +334,10 @@ impl App {
                     wall_clock: wall_clock.clone(),
                     synced: synced_sender,
                 };
+                let placements = tasks.reflect_placements(&client, &known_placements);
+                let (store, wall_clock) = (workload.clone(), wall_clock.clone());
+                let conditions = placement_conditions::run(client.clone(), placements, store, wall_clock);
+                tasks.spawn("conditions of placements", conditions);
                 tasks.spawn_own_controllers(definitions, served, described, measured);
                 client
             }
@@ -347,6 +356,10 @@ impl App {
                     placements,
                 }) = reflected
                 {
+                    let (store, wall_clock) = (workload.clone(), wall_clock.clone());
+                    let reader = placements.clone();
+                    let conditions = placement_conditions::run(client.clone(), reader, store, wall_clock);
+                    tasks.spawn("conditions of placements", conditions);
                     let gone = placements::run(client.clone(), namespaces, placements, workload.clone());
                     tasks.spawn("placements", gone);
                 }
@@ -364,8 +377,9 @@ impl App {
                 Client::new(Loopback::new(chain.clone()), "default")
             }
         };
-        let mut latch = synced.clone();
+        let (mut latch, placements) = (synced.clone(), known_placements.clone());
         tasks.spawn("definitions latch", async move {
+            placements.read().await;
             if latch.wait_for(|synced| *synced).await.is_ok() {
                 is_synced.set();
             }
@@ -388,6 +402,7 @@ impl App {
             workload,
             served: own_served,
             synced,
+            known_placements,
             health,
             is_ready,
             tasks,
@@ -421,6 +436,7 @@ impl App {
 
     /// Waits until everything that was stored at the start is served.
     pub(crate) async fn synced(&self) -> Result<()> {
+        self.known_placements.read().await;
         self.synced
             .clone()
             .wait_for(|synced| *synced)
@@ -509,7 +525,7 @@ impl Tasks {
     }
 
     /// Follows namespaces and placements.
-    fn reflect(&self, client: &Client) -> Reflected {
+    fn reflect(&self, client: &Client, known: &Arc<KnownPlacements>) -> Reflected {
         let (namespaces, writer) = reflector::store();
         let api = Api::<PartialObjectMeta<Namespace>>::all(client.clone());
         let events = watcher(api, watcher::Config::default()).default_backoff();
@@ -517,18 +533,26 @@ impl Tasks {
             "reflector of namespaces",
             reflector(writer, events).for_each(log_failed_watch),
         );
+        Reflected {
+            namespaces,
+            placements: self.reflect_placements(client, known),
+        }
+    }
+
+    /// Follows placements.
+    fn reflect_placements(&self, client: &Client, known: &Arc<KnownPlacements>) -> Store<DynamicObject> {
         let writer = reflector::store::Writer::new(placement_resource());
         let placements = writer.as_reader();
         let api = Api::<DynamicObject>::all_with(client.clone(), &placement_resource());
-        let events = watcher(api, watcher::Config::default()).default_backoff();
+        let known = known.clone();
+        let events = watcher(api, watcher::Config::default())
+            .default_backoff()
+            .inspect_ok(move |event| known.apply(event));
         self.spawn(
             "reflector of placements",
             reflector(writer, events).for_each(log_failed_watch),
         );
-        Reflected {
-            namespaces,
-            placements,
-        }
+        placements
     }
 
     /// Runs the tasks of a store.

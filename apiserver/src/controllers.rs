@@ -10,6 +10,7 @@ pub mod distributed_kinds;
 pub mod garbage_collector;
 pub mod leader_election;
 pub mod namespaces;
+pub mod placement_conditions;
 pub mod placements;
 
 use crate::resources::ServedResources;

@@ -363,6 +363,17 @@ impl OwnerLog {
         held.map(|held| held.tenure.clone())
     }
 
+    /// The time of the owner key with this mod_revision, if the log has shown that key and no later one.
+    pub(crate) fn tenure_of(&self, domain: &Domain, revision: Revision) -> Option<Arc<Tenure>> {
+        let is_key = |held: &&Held| {
+            held.entry
+                .as_ref()
+                .is_some_and(|entry| entry.revision == revision)
+        };
+        let held = self.tenures(domain).iter().find(is_key);
+        held.map(|held| held.tenure.clone())
+    }
+
     /// Where changes above `version` may be, in order: up to each removal above it, and under the owner now.
     pub(crate) fn after(&self, domain: &Domain, version: ResourceVersion) -> impl Iterator<Item = &Held> {
         self.tenures(domain)

@@ -54,11 +54,6 @@ pub enum Known {
 }
 
 impl Known {
-    /// Whether it names this cluster.
-    pub(crate) fn names(&self, cluster: &str, slot: Slot) -> bool {
-        matches!(self, Self::Placed(placed) if placed.names(cluster, slot))
-    }
-
     /// Whether an owner key of this generation on this cluster was claimed for it.
     pub(crate) fn owns(&self, cluster: &str, slot: Slot, generation: u64) -> bool {
         matches!(self, Self::Placed(placed) if placed.owns(cluster, slot, generation))

@@ -4,6 +4,7 @@
 mod faults;
 mod fleet;
 mod garbage;
+mod impostors;
 mod kube_rs;
 mod kubectl;
 mod loss;

@@ -10,7 +10,7 @@ mod truth;
 mod world;
 
 use crate::history::{History, Truth};
-use actors::{blackouts, disturber, lister, reader, releaser, watcher, writer};
+use actors::{blackouts, disturber, finisher, lister, reader, releaser, watcher, writer};
 use control::{Control, leader, operator};
 use impostor::impostor;
 use outrigger_storage::backend::embedded::EmbeddedBackend;
@@ -183,6 +183,7 @@ async fn simulate(settings: Settings) -> Outcome {
         replicas: RefCell::default(),
         faults: RefCell::default(),
         placements: RefCell::default(),
+        unreleased: RefCell::default(),
         busy: Default::default(),
         control: Control::new(settings.backends - settings.spares),
         connections: RefCell::default(),
@@ -215,6 +216,7 @@ async fn simulate(settings: Settings) -> Outcome {
     if world.settings.decided {
         actors.push(tokio::task::spawn_local(operator(world.clone(), actor(32))));
     }
+    actors.push(tokio::task::spawn_local(finisher(world.clone(), actor(36))));
     if world.settings.impostor {
         actors.push(tokio::task::spawn_local(impostor(world.clone(), actor(35))));
     }

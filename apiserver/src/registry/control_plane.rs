@@ -4,6 +4,7 @@
 //! [`remote::RemoteControlPlane`], a kube-apiserver. A placement is handed around whole, as JSON with its
 //! resourceVersion, so that each can check what it needs; what a placement means, `placement` knows.
 
+pub mod known_placements;
 pub mod remote;
 pub mod stored;
 

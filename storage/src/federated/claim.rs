@@ -4,7 +4,7 @@
 
 use super::fleet::Fleet;
 use super::joined::Joined;
-use super::{Claim, Claiming, OwnerState, members};
+use super::{Claim, Claiming, OwnerState, members, standing};
 use crate::Error;
 use crate::backend::{BackendError, Compare, Op, OpResponse, Range, Revision, Txn};
 use crate::key::{self, Domain, prefix_end};
@@ -114,17 +114,25 @@ impl Fleet {
     }
 
     pub(crate) async fn release(&self, domain: &Domain, uid: &str) -> Result<(), Error> {
-        // A known owner is the only one; otherwise every backend must say that it is none.
+        // The cluster of the placement, as it is now: what is known of it may be an earlier one, which says that it owns
+        // nothing. Whoever else has a key of it has no right to it.
+        let placed = match self.known(domain) {
+            Known::Anywhere => None,
+            Known::Unread | Known::Nowhere | Known::Placed(_) => {
+                let asked = self.config.placements.ask(domain).await;
+                asked.map_err(|_| standing::unsettled(domain))?
+            }
+        };
+        // Otherwise a known owner is the only one, or every backend must say that it is none.
         let view = self.view();
         let mut away = view.absent.iter().chain(&view.given_up);
-        let owners: Vec<Arc<Joined>> = match (self.route_settled(domain).await?, self.known(domain)) {
-            (Some((owner, _)), _) => vec![owner],
-            // Whoever else has a key of it has no right to it.
-            (None, Known::Placed(placed)) => vec![self.named(&placed)?],
-            (None, Known::Anywhere | Known::Unread | Known::Nowhere) => match away.next() {
-                None if view.serving.is_empty() => return Err(Error::NoMembers),
-                Some(absent) => return Err(absent.error()),
-                None => view.serving.clone(),
+        let owners: Vec<Arc<Joined>> = match placed {
+            Some(placed) => vec![self.named(&placed)?],
+            None => match (self.route_settled(domain).await?, away.next()) {
+                (Some((owner, _)), _) => vec![owner],
+                (None, None) if view.serving.is_empty() => return Err(Error::NoMembers),
+                (None, Some(absent)) => return Err(absent.error()),
+                (None, None) => view.serving.clone(),
             },
         };
         for joined in &owners {

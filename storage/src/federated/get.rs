@@ -8,6 +8,7 @@ use super::standing::Standing;
 use crate::backend::{OpResponse, Range, Txn};
 use crate::key::{self, Domain, Key};
 use crate::owners::OwnerEntry;
+use crate::placements::{Known, Placed};
 use crate::{Error, Object, ResourceVersion};
 use futures::future::join_all;
 use std::sync::Arc;
@@ -105,12 +106,49 @@ impl Fleet {
                     missing,
                 });
             }
+            // A claim that nobody has finished: nothing was ever written under it.
+            let is_claimed = found.iter().any(|(joined, owner)| {
+                let owner = owner.as_ref().ok().and_then(Option::as_ref);
+                owner.is_some_and(|owner| {
+                    known.owns(&joined.member.name, joined.slot(), owner.record.generation)
+                })
+            });
+            if !is_claimed {
+                self.check_not_placed(domain, &known).await?;
+            }
             return Ok(Located::Nobody(snapshot.resource_version()));
         }
         Err(Error::Deadline(format!(
             "the owner of {} keeps changing",
             domain.placement_name()
         )))
+    }
+
+    /// Nobody has an owner key: is that the truth, or has the cluster of a confirmed placement lost it?
+    async fn check_not_placed(&self, domain: &Domain, known: &Known) -> Result<(), Error> {
+        let confirmed = |placed: &Placed| placed.slot.is_some();
+        let Known::Placed(placed) = known else {
+            return Ok(());
+        };
+        // A namespace that was just deleted: its key goes before its placement, and what is known may be older than both.
+        let now = match confirmed(placed) {
+            true => self.config.placements.ask(domain).await,
+            false => return Ok(()),
+        };
+        let placed = match now {
+            Ok(now) => now.filter(confirmed),
+            Err(_) => Some(placed.clone()),
+        };
+        match placed {
+            None => Ok(()),
+            Some(placed) => Err(Error::Unavailable {
+                cluster: placed.cluster.to_string(),
+                cause: format!(
+                    "{} is placed on it, and it has no owner key of it: its etcd may have been wiped or restored",
+                    domain.placement_name()
+                ),
+            }),
+        }
     }
 
     /// Whether an owner key that an answer shows counts.

@@ -4,10 +4,9 @@
 //! ```text
 //! placement, as it is known     owner key on X
 //! names X                       counts
-//! names Y, and Y has a key,     does not: an impostor
-//!   or cannot be looked into
-//! names Y, and Y has none;      either this replica's knowledge is old, or it is an impostor: the placement is asked
-//!   there is none                 for in the background, and whoever needs to know waits, or hears 503
+//! names Y, and Y has a key      does not: an impostor
+//! names Y, and Y has none, or   either this replica's knowledge is old, or it is an impostor: the placement is asked
+//!   is not there; there is none   for in the background, and whoever needs to know waits, or hears 503
 //! ```
 //!
 //! A key is written after its placement, and removed before it: a key that was there before the placement was asked for,
@@ -91,7 +90,7 @@ struct Key<'a> {
     generation: u64,
     /// What was answered about it.
     verdict: Option<Verdict>,
-    /// The cluster that the placement names cannot be looked into, or has an owner key itself.
+    /// The cluster that the placement names has an owner key itself.
     named_one_stands: bool,
     known: &'a Known,
     is_named: bool,
@@ -155,12 +154,12 @@ impl Fleet {
         let view = self.view();
         let named = |joined: &&Arc<Joined>| placed.names(&joined.member.name, joined.slot());
         let Some(named) = view.connections.iter().find(named) else {
-            return true;
+            return false;
         };
-        let state = named.state.lock();
         let owns = |generation| placed.owns(&named.member.name, named.slot(), generation);
+        let state = named.state.lock();
         let held = state.owners.get(domain);
-        !state.connected || held.is_some_and(|held| owns(held.record.generation))
+        held.is_some_and(|held| owns(held.record.generation))
     }
 
     /// Who owns `domain`, by the routing table and the placement as it is known.
@@ -340,7 +339,7 @@ impl Fleet {
             // Generations never restart: what was claimed before cannot be claimed again.
             let is_older = tenures[..at]
                 .iter()
-                .any(|before| before.generation() >= generation);
+                .any(|before| before.tenure.has_counted() && before.generation() >= generation);
             (entry, generation, held.removed_at, verdict, is_older)
         };
         if known.owns(name, slot, generation) {
@@ -396,7 +395,7 @@ impl Fleet {
             .iter()
             .filter(|other| !Arc::ptr_eq(other, joined));
         others.any(|other| {
-            let is_named = known.names(&other.member.name, other.slot());
+            let named = |held: &Held| known.owns(&other.member.name, other.slot(), held.generation());
             let state = other.state.lock();
             let newest = state.log.ticks.newest();
             let certain = |held: &Held| {
@@ -404,7 +403,7 @@ impl Fleet {
             };
             let holds = |held: &Held| held.covers(version) && certain(held);
             let by_right =
-                |held: &&Held| !held.tenure.is_impostor() && (held.tenure.has_counted() || is_named);
+                |held: &&Held| !held.tenure.is_impostor() && (held.tenure.has_counted() || named(held));
             let mut tenures = state.log.owners.tenures(domain).iter().filter(by_right);
             tenures.any(holds)
         })
@@ -435,9 +434,29 @@ impl Fleet {
     pub(crate) fn look_at(&self, joined: &Arc<Joined>, domains: impl IntoIterator<Item = Domain>) {
         for domain in domains {
             if let Some(entry) = joined.owner(&domain) {
-                self.key_standing(&self.known(&domain), joined, &domain, &entry);
+                self.look_at_key(&self.known(&domain), joined, &domain, &entry);
             }
         }
+    }
+
+    /// Judges a key, and remembers for its time in the log that it counts: its placement may be gone when its changes are
+    /// delivered.
+    fn look_at_key(
+        &self,
+        known: &Known,
+        joined: &Arc<Joined>,
+        domain: &Domain,
+        entry: &OwnerEntry,
+    ) -> Standing {
+        let standing = self.key_standing(known, joined, domain, entry);
+        if standing == Standing::Counts && *known != Known::Anywhere {
+            let state = joined.state.lock();
+            let tenure = state.log.owners.tenure_of(domain, entry.revision);
+            if let Some(tenure) = tenure.filter(|tenure| !tenure.has_counted()) {
+                tenure.counts(0);
+            }
+        }
+        standing
     }
 
     /// Asks for placements that what is known does not settle. Runs until the store is closed.
@@ -492,7 +511,7 @@ impl Fleet {
                 continue;
             };
             let verdict = joined.state.lock().owners.verdict(domain, entry.revision);
-            let standing = self.key_standing(&known, joined, domain, &entry);
+            let standing = self.look_at_key(&known, joined, domain, &entry);
             if standing != Standing::Counts && verdict != Some(Verdict::Impostor) {
                 keys.push((joined, entry));
             }
@@ -542,7 +561,7 @@ impl Fleet {
         };
         let tenure = joined.update(|state| {
             state.owners.judge(domain, revision, verdict);
-            state.log.owners.tenure_at(domain, revision)
+            state.log.owners.tenure_of(domain, revision)
         });
         match (verdict, tenure) {
             (Verdict::Placed(_), Some(tenure)) => tenure.counts(0),
@@ -607,7 +626,7 @@ mod tests {
         // Claimed for a later placement, or for none.
         check(here.clone(), 8, None, false, Standing::Unsettled);
         check(here, 3, None, false, Standing::Impostor);
-        // The one that is named has its key, or cannot be asked: no generation is high enough.
+        // The one that is named has its key: no generation is high enough.
         check(placed(7), u64::MAX, None, true, Standing::Impostor);
         // What is known may be older than the claim.
         check(placed(7), 8, None, false, Standing::Unsettled);

@@ -9,6 +9,7 @@ mod etcd;
 mod far;
 mod faulty_backend;
 mod full;
+mod impostors;
 mod model;
 mod restored;
 mod round_trips;

@@ -150,20 +150,43 @@ pub(super) async fn empty_and_release(
             }
         }
     }
-    if store
-        .release(&Domain::Namespace(namespace.into()), &placement.uid)
-        .await
-        .is_ok()
-    {
-        let mut placements = world.placements.borrow_mut();
-        if placements
-            .by_name
-            .get(namespace)
-            .is_some_and(|p| p.uid == placement.uid)
-        {
-            placements.by_name.remove(namespace);
-            placements.published.publish(namespace, None);
+    release(world, store, namespace, placement).await;
+}
+
+/// Gives a namespace up if nothing is left in it. Whether that was done cannot be told if nobody answers.
+async fn release(world: &Shared, store: &FederatedStore, namespace: &str, placement: &Placement) {
+    let domain = Domain::Namespace(namespace.into());
+    let released = store.release(&domain, &placement.uid).await;
+    match &released {
+        Ok(()) | Err(Error::Conflict(_)) => world.unreleased.borrow_mut().remove(namespace),
+        Err(_) => world.unreleased.borrow_mut().insert(namespace.to_owned()),
+    };
+    let mut placements = world.placements.borrow_mut();
+    let current = placements.by_name.get(namespace);
+    if released.is_ok() && current.is_some_and(|current| current.uid == placement.uid) {
+        placements.by_name.remove(namespace);
+        placements.published.publish(namespace, None);
+    }
+}
+
+/// How often a namespace that was given up halfway is tried again.
+const FINISH_TRIES_MAX: u32 = 100;
+
+/// Finishes what was given up halfway, as the namespace controller does: the owner key of such a namespace may be gone.
+pub(super) async fn finisher(world: Shared, mut random: StdRng) {
+    while world.writing.get() {
+        pause(&mut random, 300).await;
+    }
+    for _ in 0..FINISH_TRIES_MAX {
+        let Some(namespace) = world.unreleased.borrow().first().cloned() else {
+            return;
+        };
+        let placement = world.placements.borrow().by_name.get(&namespace).cloned();
+        match placement {
+            Some(placement) => release(&world, &world.store(&mut random), &namespace, &placement).await,
+            None => drop(world.unreleased.borrow_mut().remove(&namespace)),
         }
+        pause(&mut random, 300).await;
     }
 }
 

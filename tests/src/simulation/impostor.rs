@@ -52,7 +52,9 @@ impl Published {
         let version = states.len() as u64 + 1;
         let placed = placement.map(|placement| Placed {
             cluster: format!("cluster-{}", placement.slot.0).into(),
-            slot: placement.confirmed.then_some(placement.slot),
+            // Never confirmed: a namespace whose claim was taken away before it was confirmed has no owner key for ever,
+            // which is 503, and nobody here would come to rest.
+            slot: None,
             version,
             generations: placement.generation..=placement.generation,
         });

@@ -13,7 +13,7 @@ use outrigger_storage::{FederatedStore, Object, SealedObject, Slot};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +47,8 @@ pub(super) struct World {
     pub(super) replicas: RefCell<Vec<FederatedStore>>,
     pub(super) faults: RefCell<Vec<Vec<Arc<Faults>>>>,
     pub(super) placements: RefCell<Placements>,
+    /// Namespaces that were given up halfway, perhaps.
+    pub(super) unreleased: RefCell<BTreeSet<String>>,
     pub(super) busy: Busy,
     pub(super) control: Control,
     /// Per replica, its connections to all backends.
