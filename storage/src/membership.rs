@@ -266,6 +266,21 @@ impl Membership {
         Ok(next)
     }
 
+    /// One that is offline, and will not come back. Its slot is free; versions up to `last`, the newest epoch, are expired.
+    ///
+    /// # Errors
+    /// `NotAMember`, `WrongState`.
+    pub fn abandoned(&self, slot: Slot, last: Epoch) -> Result<Self, MembershipError> {
+        let member = self.member(slot).ok_or(MembershipError::NotAMember(slot.0))?;
+        if !matches!(member.state, MemberState::Offline { .. }) {
+            return Err(wrong_state(member, "abandoned"));
+        }
+        let mut next = self.next();
+        next.members.retain(|member| member.slot != slot);
+        next.horizon = next.horizon.max(Epoch(last.0 + 1));
+        Ok(next)
+    }
+
     /// It is lost: `from` is the lowest of its clocks that any live replica has released up to.
     ///
     /// # Errors
@@ -453,6 +468,9 @@ mod tests {
         check(gone.returned(Slot(0)), MemberState::Active, missed(40, false));
         let given_up = gone.offline(Slot(0), Epoch(50)).expect("lost");
         check(Ok(given_up.clone()), offline(40), None);
+        let abandoned = given_up.abandoned(Slot(0), Epoch(70)).expect("offline");
+        assert_eq!((abandoned.member(Slot(0)), abandoned.horizon), (None, Epoch(71)));
+        assert!(gone.abandoned(Slot(0), Epoch(70)).is_err());
         let back = given_up.returned(Slot(0)).expect("offline");
         check(Ok(back.clone()), MemberState::Active, missed(40, true));
         // Gone again before it was opened, and after.

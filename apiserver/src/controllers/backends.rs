@@ -141,7 +141,9 @@ pub fn is_loss_held_back(cluster: &DynamicObject) -> bool {
 pub fn is_restore_accepted(cluster: &DynamicObject, incarnation: u64) -> bool {
     let status = cluster.data.get("status").unwrap_or(&Value::Null);
     let asked_of = status["incarnation"].as_u64().unwrap_or_default();
-    conditions::asks_for_acceptance(status) && asked_of == incarnation && is_loss_confirmed(cluster)
+    // Taking it offline needs the same confirmation, and accepts nothing.
+    let is_answer = is_loss_confirmed(cluster) && !matches!(Wanted::of(cluster), Wanted::Offline { .. });
+    conditions::asks_for_acceptance(status) && asked_of == incarnation && is_answer
 }
 
 /// Keeps the status of every WorkloadCluster as the store sees it, and the objects of those that are described.

@@ -146,6 +146,7 @@ impl Fleet {
             }
             state.log.started = true;
             state.connected = true;
+            state.failing_since = None;
             state.problem = None;
             state.unseen_tick = None;
         });

@@ -69,6 +69,8 @@ pub(crate) struct State {
     pub(crate) problem: Option<String>,
     /// It was found older than it was.
     pub(crate) restored: bool,
+    /// It is a later incarnation than this replica has heard of.
+    pub(crate) superseded: bool,
     /// Its newest clock, from answers and from the log.
     pub(crate) clock: Option<Clock>,
     /// Its highest revision that any answer showed, and when the request of that answer was sent.
@@ -144,6 +146,7 @@ impl Joined {
             connected: false,
             problem: Some("not connected yet".to_owned()),
             restored: false,
+            superseded: false,
             clock: None,
             revision: 0,
             verified: None,
@@ -297,7 +300,7 @@ impl Joined {
                 let cause = "the connection to it was given up".to_owned();
                 return Err(BackendError::Unavailable { cause, sent: false });
             }
-            if state.restored {
+            if state.restored || state.superseded {
                 let cause = state.problem.clone().unwrap_or_default();
                 return Err(BackendError::Unavailable { cause, sent: false });
             }
@@ -465,11 +468,12 @@ impl Joined {
         Err(self.unavailable("its clock cannot be read"))
     }
 
-    /// Remembers since when ticks are not answered: since the first of them was `sent`.
+    /// Remembers since when ticks are not answered: since the first of them was `sent`. While its log is not followed an
+    /// answer means nothing: what cannot be followed cannot be released.
     pub(crate) fn was_ticked(&self, sent: Instant, answered: bool) {
         let mut state = self.state.lock();
         state.failing_since = match answered {
-            true => None,
+            true => state.failing_since.filter(|_| !state.connected),
             false => state.failing_since.or(Some(sent)),
         };
     }

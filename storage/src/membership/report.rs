@@ -76,10 +76,15 @@ pub fn judge(
     let live: Vec<&ReplicaReport> = reports.iter().filter(|r| r.age <= loss_after / 2).collect();
     let ready: Vec<&ReplicaReport> = live.iter().filter(|r| r.ready).copied().collect();
     let alone = ready.iter().all(|report| report.replica == leader);
-    let others_exist = reports.iter().any(|report| report.replica != leader);
-    let lags = |report: &ReplicaReport| {
-        report.age <= loss_after * GONE_AFTER_LOSSES && report.generation < current.generation
+    let is_other = |report: &&ReplicaReport| report.replica != leader;
+    let is_gone = |report: &ReplicaReport| report.age > loss_after * GONE_AFTER_LOSSES;
+    let others_exist = reports.iter().filter(is_other).any(|report| !is_gone(report));
+    // Whoever is silent cannot lead either: the leader waits until it speaks, or is gone.
+    let unconfirmed = match live.iter().copied().any(|report| is_other(&report)) {
+        true => Verdict::Resign,
+        false => Verdict::Nothing,
     };
+    let lags = |report: &ReplicaReport| !is_gone(report) && report.generation < current.generation;
     if ready.is_empty() || reports.iter().any(lags) {
         return Verdict::Nothing;
     }
@@ -88,7 +93,10 @@ pub fn judge(
         let said: Vec<BackendReport> = ready.iter().filter_map(|report| of_member(&report)).collect();
         let everybody_says =
             |what: &dyn Fn(&BackendReport) -> bool| said.len() == ready.len() && said.iter().all(what);
-        let is_lost = || everybody_says(&|said| said.unreachable_for.is_some_and(|for_| for_ >= loss_after));
+        // Who has no connection to it does not reach it, and has released nothing of it.
+        let is_unreachable =
+            |said: &BackendReport| said.unreachable_for.is_some_and(|for_| for_ >= loss_after);
+        let is_lost = || !said.is_empty() && said.iter().all(is_unreachable);
         let is_back = || everybody_says(&|said| said.unreachable_for.is_none());
         let live_said = live.iter().filter_map(|report| report.of(member));
         let wants_offline = wishes.offline.contains(&member.slot);
@@ -101,14 +109,14 @@ pub fn judge(
                     continue;
                 }
                 if alone && others_exist {
-                    return Verdict::Resign;
+                    return unconfirmed;
                 }
                 current.lost(member.slot, lost_from(member, live_said))
             }
             // Its log cannot be read to its end any more: nobody shall wait for that.
             MemberState::Removed { .. } if others_serve(current, member) && is_lost() => {
                 if alone && others_exist {
-                    return Verdict::Resign;
+                    return unconfirmed;
                 }
                 current.forgotten(member.slot)
             }
@@ -141,8 +149,10 @@ pub fn is_ready(
         let reaches = |report: &&ReplicaReport| report.of(member).is_some() && unreachable(report).is_none();
         unreachable(mine).is_some_and(|for_| for_ >= loss_after) && others.iter().any(reaches)
     };
-    let mut serving = current.members.iter().filter(|member| member.state.serves());
-    others.is_empty() || !serving.any(cut_off)
+    // Who is lost comes back when all ready replicas reach it: one that alone does not must not be in the way.
+    let counts = |state: MemberState| state.serves() || matches!(state, MemberState::Lost { .. });
+    let mut members = current.members.iter().filter(|member| counts(member.state));
+    others.is_empty() || !members.any(cut_off)
 }
 
 /// Who hears of decisions hears of them from a member that serves.
@@ -234,6 +244,17 @@ mod tests {
             Verdict::Resign,
         );
         check(&[report("x", true, LONG, 8)], lost(8));
+        // It may be that the other one has died with the member: nobody else could lead.
+        let silent = ReplicaReport {
+            age: Duration::from_secs(20),
+            ..report("y", true, None, 7)
+        };
+        check(&[report("x", true, LONG, 8), silent], Verdict::Nothing);
+        let unconnected = ReplicaReport {
+            backends: Vec::new(),
+            ..report("y", true, None, 7)
+        };
+        check(&[report("x", true, LONG, 8), unconnected], lost(8));
         let maintained = Wishes {
             held_back: vec![Slot(1)],
             ..Wishes::default()
@@ -264,8 +285,11 @@ mod tests {
         };
         check(1, Verdict::Nothing);
         check(29, Verdict::Nothing);
-        // It is gone; and whoever is left is alone in its view.
-        check(31, Verdict::Resign);
+        // It is gone.
+        check(
+            31,
+            Verdict::Decide(fleet().lost(Slot(1), Epoch(8)).expect("active")),
+        );
     }
 
     #[test]
@@ -331,5 +355,8 @@ mod tests {
         check(report("x", true, LONG, 1), &[report("y", false, None, 1)], true);
         check(report("x", true, LONG, 1), &[], true);
         check(report("x", true, None, 1), &[report("y", true, None, 1)], true);
+        let lost = fleet().lost(Slot(1), Epoch(1)).expect("active");
+        let (mine, others) = (report("x", true, LONG, 1), [report("y", true, None, 1)]);
+        assert!(!is_ready(&lost, &mine, &others, LOSS_AFTER));
     }
 }

@@ -97,6 +97,10 @@ pub(crate) fn departed(
                 Some(last) => next.removed(record.slot, *last)?,
                 None => next,
             },
+            // Whoever took it offline has confirmed that what it holds is gone.
+            (MemberState::Offline { .. }, Wanted::Gone) if others_serve(membership, record) => {
+                next.abandoned(record.slot, facts.now)?
+            }
             (MemberState::Removed { last }, _)
                 if facts.now >= after(last, facts.retention) && others_serve(membership, record) =>
             {
@@ -215,6 +219,31 @@ mod tests {
             &facts(since - 1),
             leaves,
         );
+    }
+
+    #[test]
+    fn who_is_offline_and_deleted_is_abandoned() {
+        let facts = Facts {
+            now: Epoch(100),
+            ..Facts::default()
+        };
+        let (lost, offline) = (
+            two().lost(Slot(1), Epoch(7)).expect("active"),
+            two().offline(Slot(1), Epoch(7)).expect("active"),
+        );
+        let (still_lost, still_offline) = (
+            Some(MemberState::Lost { from: Epoch(7) }),
+            Some(MemberState::Offline { from: Epoch(7) }),
+        );
+        check(&lost, Some(cluster("b", "Active", true)), &facts, still_lost);
+        check(
+            &offline,
+            Some(cluster("b", "Offline", false)),
+            &facts,
+            still_offline,
+        );
+        check(&offline, Some(cluster("b", "Offline", true)), &facts, None);
+        check(&offline, None, &facts, None);
     }
 
     #[test]

@@ -113,14 +113,15 @@ pub(crate) async fn run(loss: Loss) {
         ticks.tick().await;
         let (mine, others) = loss.reports();
         let decided = newest(&loss.decided.borrow(), &loss.store);
-        // While the control plane does not answer, nobody knows what others reach.
-        if loss.heard.borrow().is_fresh(Instant::now()) {
+        // While the control plane does not answer, nobody knows what others reach, or that there are others.
+        let is_fresh = loss.heard.borrow().is_fresh(Instant::now());
+        if is_fresh {
             loss.cut_off.set(cut_off(&decided, &mine, &others));
         }
         let all: Vec<ReplicaReport> = others.into_iter().chain([mine]).collect();
         let all = Arc::new(all);
         loss.reports.send_replace(Arc::clone(&all));
-        if !*loss.is_leader.borrow() {
+        if !*loss.is_leader.borrow() || !is_fresh {
             continue;
         }
         match tokio::time::timeout(DECIDED_WITHIN, loss.decide(&decided, &all, &recorder)).await {
@@ -418,6 +419,9 @@ mod tests {
         check(&fleet(), &cluster("b", asked, 0), Some(1));
         check(&fleet(), &cluster("a", asked, 0), None);
         check(&fleet(), &cluster("b", "ConfirmedBefore", 0), None);
+        let mut offline = (*cluster("b", asked, 0)[0]).clone();
+        offline.data["spec"]["state"] = json!("Offline");
+        check(&fleet(), &[Arc::new(offline)], None);
         let once = fleet().accepted(Slot(1)).expect("a member");
         check(&once, &cluster("b", asked, 0), None);
         check(&once, &cluster("b", asked, 1), Some(2));

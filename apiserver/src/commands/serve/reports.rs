@@ -198,7 +198,10 @@ impl Heard {
     fn after(&self, read: impl Iterator<Item = (String, String, Option<Report>)>, now: Instant) -> Self {
         let last = |(replica, resource_version, report): (String, String, Option<Report>)| {
             let known = self.replicas.get(&replica);
-            let unchanged = known.filter(|known| known.resource_version == resource_version);
+            // What is older than what is known comes from a cache that is behind: nobody has said it anew.
+            let number = |version: &str| version.parse::<u64>().unwrap_or_default();
+            let unchanged =
+                known.filter(|known| number(&known.resource_version) >= number(&resource_version));
             let last = unchanged.cloned().unwrap_or(Last {
                 resource_version,
                 at: now,

@@ -193,7 +193,7 @@ impl Fleet {
                 };
             }
             Ordering::Greater => {
-                joined.state.lock().restored = true;
+                joined.state.lock().superseded = true;
                 let cause = "it was restored and accepted as it is, which this replica has not heard of yet";
                 return Err(joined.unavailable(cause));
             }

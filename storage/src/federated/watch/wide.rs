@@ -53,7 +53,7 @@ impl Watching {
             let Some(joined) = joined.filter(|_| !lost) else {
                 return Err(Error::Unavailable {
                     cluster: record.name.clone(),
-                    cause: "the watch needs changes from before it was lost".to_owned(),
+                    cause: NEEDED_FROM_BEFORE.to_owned(),
                 });
             };
             let cursor = self.cursor_of(joined, rv, &view).await?;
@@ -209,6 +209,11 @@ impl Watching {
                     }
                     None
                 }
+                // Where it stands in that log was never found, and will not be until it is back; perhaps never.
+                Some(MemberState::Offline { .. }) if place.cursor.is_none() => return Err(expired(position)),
+                Some(MemberState::Lost { .. }) if place.cursor.is_none() => {
+                    return Err(place.joined.unavailable(NEEDED_FROM_BEFORE));
+                }
                 Some(MemberState::Lost { from } | MemberState::Offline { from }) => {
                     Some(last_before(&place.joined, from)?)
                 }
@@ -217,10 +222,7 @@ impl Watching {
                 }
                 // Until its log has shown its end it counts as if it had not left.
                 Some(MemberState::Removed { last }) => last_before(&place.joined, Epoch(last.0 + 1)).ok(),
-                Some(MemberState::Active | MemberState::Leaving) | None => {
-                    let requested = position.unwrap_or(ResourceVersion::cut(Epoch(0)));
-                    return Err(Error::Expired { requested });
-                }
+                Some(MemberState::Active | MemberState::Leaving) | None => return Err(expired(position)),
             };
         }
         // Whoever was waited for and went is waited for on, unless this watch needs nothing of it.
@@ -231,8 +233,7 @@ impl Watching {
         cursors.retain(|place| place.cursor.is_some() || needed(place));
         // Who came and went before this replica heard of it is read as well (seed 1961).
         let Some(holders) = position.map_or(Some(Vec::new()), |rv| view.holders(rv.epoch())) else {
-            let requested = position.unwrap_or(ResourceVersion::cut(Epoch(0)));
-            return Err(Error::Expired { requested });
+            return Err(expired(position));
         };
         for joined in &holders {
             if !cursors.iter().any(|place| Arc::ptr_eq(&place.joined, joined)) {
@@ -304,6 +305,14 @@ impl Place {
             (_, None) => false,
         }
     }
+}
+
+/// Why a watch ends when a member is lost that it is behind of.
+const NEEDED_FROM_BEFORE: &str = "the watch needs changes from before it was lost";
+
+fn expired(position: Option<ResourceVersion>) -> Error {
+    let requested = position.unwrap_or(ResourceVersion::cut(Epoch(0)));
+    Error::Expired { requested }
 }
 
 /// The last revision below an epoch, by what the log has shown.

@@ -131,13 +131,15 @@ pub(super) fn maintenance(old: &Value, spec: Spec, now_ms: u64) -> Option<Condit
 /// Whether it is older than it was. To be accepted as it is, it has to be confirmed after this was known: a confirmation from
 /// before was given for something else.
 pub(super) fn restored(old: &Value, cluster: &ClusterStatus, spec: Spec) -> Condition {
+    let is_for_offline = matches!(spec.wanted, Wanted::Offline { .. });
+    let is_spent = spec.is_loss_confirmed && (is_for_offline || !asks_for_acceptance(old));
     let (status, reason, message) = match (&cluster.problem, cluster.restored) {
-        (Some(problem), true) if spec.is_loss_confirmed && !asks_for_acceptance(old) => (
+        (Some(problem), true) if is_spent => (
             "True",
             "ConfirmedBefore",
             format!(
-                "{problem}. Bring its data back. Or, to accept it as it is, remove spec.confirmDataLoss, which was there \
-                 before, and write the cluster's name into it again."
+                "{problem}. Bring its data back. Or, to accept it as it is, remove spec.confirmDataLoss, which was \
+                 written for something else, and write the cluster's name into it again, with state Active."
             ),
         ),
         (Some(problem), true) => (
