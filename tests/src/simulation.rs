@@ -59,6 +59,8 @@ pub struct Settings {
     pub decided: bool,
     /// How many of the backends are no members at first.
     pub spares: u16,
+    /// How long a decision about the members takes to a replica.
+    pub handed_over_within: Duration,
     /// Whether members leave.
     pub leaves: bool,
     /// Whether members are lost to all replicas, or to some, for long enough that it is declared.
@@ -111,6 +113,7 @@ impl Settings {
             late_replica: random.random_bool(0.3) && !impostor,
             decided,
             spares,
+            handed_over_within: Duration::from_millis(600),
             leaves,
             losses,
             offline,

@@ -127,7 +127,8 @@ impl Control {
 /// Hands what it reads to one replica, with the connections it needs, until the run is over.
 pub(super) async fn agent(world: Shared, store: FederatedStore, replica: usize, mut random: StdRng) {
     loop {
-        pause(&mut random, 600).await;
+        let within = world.settings.handed_over_within.as_millis();
+        pause(&mut random, within as u64).await;
         let decision = world.control.read(&mut random);
         let wanted: BTreeSet<u16> = decision
             .members
