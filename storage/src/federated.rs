@@ -403,7 +403,7 @@ pub struct ClusterStatus {
     pub membership: Option<MemberState>,
     /// Whether it takes writes and namespaces: it is a member, and its own `members` says so.
     pub open: bool,
-    /// Whether its log is being followed and its last tick was answered.
+    /// Whether its log is being followed.
     pub reachable: bool,
     /// How late it answers ticks, or shows in its log what it has acknowledged.
     pub lag: Duration,

@@ -10,7 +10,7 @@
 //!               returned │   ▼ lost   │ lost
 //!                        ├─ Lost ◀────┤
 //!                        │   ▼ given up
-//!                        └─ Offline ◀─┘
+//!                        └─ Offline ◀─┘──▶ (abandoned)
 //! ```
 
 pub mod report;
@@ -179,6 +179,13 @@ impl Membership {
     #[must_use]
     pub fn member(&self, slot: Slot) -> Option<&MemberRecord> {
         self.members.iter().find(|member| member.slot == slot)
+    }
+
+    /// Whether anybody else serves. Replicas hear of decisions from members that do: of the last one's departure nobody would.
+    #[must_use]
+    pub fn is_served_without(&self, slot: Slot) -> bool {
+        let mut others = self.members.iter().filter(|other| other.slot != slot);
+        others.any(|other| other.state.serves())
     }
 
     /// The lowest slot that nobody has; a removed member keeps its slot until it is forgotten.

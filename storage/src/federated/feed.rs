@@ -34,7 +34,6 @@ const TICK_SEEN_WITHIN: Duration = Duration::from_secs(2);
 /// How often that is looked at.
 const WATCHDOG_EVERY: Duration = Duration::from_millis(500);
 
-/// The value of `identity`.
 impl Fleet {
     /// Follows the log of one backend until the store is closed.
     pub(crate) async fn follow_log(self: Arc<Self>, joined: Arc<Joined>) {
@@ -157,8 +156,13 @@ impl Fleet {
         self.request_round_for_watches();
     }
 
-    fn take_batch(&self, joined: &Arc<Joined>, batch: crate::backend::WatchBatch) -> Result<(), Error> {
+    fn take_batch(&self, joined: &Arc<Joined>, mut batch: crate::backend::WatchBatch) -> Result<(), Error> {
         let mut newest_epoch = None;
+        for event in batch.events.iter_mut().filter(|event| !event.deleted) {
+            if let Some(domain) = Domain::from_owner_key(&event.kv.key) {
+                event.deleted = self.owner_in(joined, &domain, &event.kv)?.is_none();
+            }
+        }
         // Before the log is seen to move: later epochs are released by the members that this log names.
         for event in batch.events.iter().filter(|event| !event.deleted) {
             if event.kv.key == key::CLOCK

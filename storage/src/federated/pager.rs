@@ -11,6 +11,7 @@ use super::fleet::Fleet;
 use super::joined::Joined;
 use crate::backend::{BackendError, KeyValue, OpResponse, Range, RangeResponse, Revision, TXN_OPS_MAX, Txn};
 use crate::key::{self, Domain, prefix_end, split_object_key};
+use crate::owners::OwnerRecord;
 use crate::{Error, Resource, ResourceVersion};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
@@ -353,10 +354,10 @@ impl Pager {
 
     /// Whether an owner key at the revision counts there.
     async fn is_owner(&self, domain: &Domain, kv: &KeyValue) -> Result<bool, Error> {
-        let record = self.joined.decode_owner(kv)?;
-        if !record.counts() {
+        let record = self.fleet.owner_in(&self.joined, domain, kv)?;
+        let Some(record) = record.filter(OwnerRecord::counts) else {
             return Ok(false);
-        }
+        };
         let at = (self.at, self.version);
         let owned = self.fleet.owned_at(&self.joined, domain, record.generation, at);
         owned.await

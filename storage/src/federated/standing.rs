@@ -17,9 +17,9 @@ use super::Rule;
 use super::fleet::Fleet;
 use super::joined::Joined;
 use super::ring::LogEntry;
-use crate::backend::Revision;
+use crate::backend::{KeyValue, Revision};
 use crate::key::{Domain, domain_of};
-use crate::owners::{Held, OwnerEntry, Tenure, Verdict};
+use crate::owners::{Held, OwnerEntry, OwnerRecord, Tenure, Verdict};
 use crate::placements::{Known, Placed};
 use crate::signal::Signal;
 use crate::{Error, ResourceVersion};
@@ -413,6 +413,30 @@ impl Fleet {
         if tenure.is_found_out() {
             self.report_impostor(joined, domain);
         }
+    }
+
+    /// The record in an owner key. `None`: it cannot be read, and is of a domain that is not placed there, so it is as if
+    /// there were none. (Of one that is, nobody knows what it would say.)
+    pub(crate) fn owner_in(
+        &self,
+        joined: &Arc<Joined>,
+        domain: &Domain,
+        kv: &KeyValue,
+    ) -> Result<Option<OwnerRecord>, Error> {
+        let error = match joined.decode_owner(kv) {
+            Ok(record) => return Ok(Some(record)),
+            Err(error) => error,
+        };
+        let is_forged = match self.known(domain) {
+            Known::Anywhere | Known::Unread => false,
+            Known::Nowhere => true,
+            Known::Placed(placed) => !placed.names(&joined.member.name, joined.slot()),
+        };
+        if !is_forged {
+            return Err(error);
+        }
+        self.report_impostor(joined, domain);
+        Ok(None)
     }
 
     /// Says it once.

@@ -114,7 +114,7 @@ pub fn judge(
                 current.lost(member.slot, lost_from(member, live_said))
             }
             // Its log cannot be read to its end any more: nobody shall wait for that.
-            MemberState::Removed { .. } if others_serve(current, member) && is_lost() => {
+            MemberState::Removed { .. } if current.is_served_without(member.slot) && is_lost() => {
                 if alone && others_exist {
                     return unconfirmed;
                 }
@@ -153,12 +153,6 @@ pub fn is_ready(
     let counts = |state: MemberState| state.serves() || matches!(state, MemberState::Lost { .. });
     let mut members = current.members.iter().filter(|member| counts(member.state));
     others.is_empty() || !members.any(cut_off)
-}
-
-/// Who hears of decisions hears of them from a member that serves.
-fn others_serve(current: &Membership, member: &MemberRecord) -> bool {
-    let mut others = current.members.iter().filter(|other| other.slot != member.slot);
-    others.any(|other| other.state.serves())
 }
 
 /// The lowest clock of the member that any live replica has released up to.

@@ -267,6 +267,38 @@ async fn an_impostor_takes_nothing_and_shows_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_owner_key_that_cannot_be_read_keeps_nobody_from_anything() {
+    let fleet = Fleet::start().await;
+    fleet.place("a", 0, 10).await;
+    fleet.catch_up();
+    let since = fleet.create("a", "one").await.expect("created");
+    let mut running = fleet.watch(Extent::AllNamespaces, since).await;
+    for namespace in ["a", "nobody"] {
+        let (key, value) = (Domain::Namespace(namespace.into()).owner_key(), "garbage".into());
+        fleet.write(Op::Put { key, value }).await;
+    }
+    let two = fleet.create("a", "two").await.expect("created");
+    let late = open(&fleet.backends, &fleet.script).await;
+    for store in [&fleet.store, &late] {
+        let object = store.get(&key("a", "two")).await.expect("ours");
+        assert_eq!(object.resource_version(), two);
+    }
+    assert_eq!(
+        fleet.list(Extent::AllNamespaces).await.expect("a list"),
+        ["a/one", "a/two"]
+    );
+    let all = SelectionPredicate::default();
+    let everything = scope(Extent::AllNamespaces);
+    let resumed = late.watch(&everything, all, WatchStart::After(since)).await;
+    let mut resumed = resumed.expect("a watch");
+    for watch in [&mut running, &mut resumed] {
+        let events = timeout(Duration::from_secs(10), watch.next_batch()).await;
+        let events = events.expect("in time").expect("it goes on");
+        assert_eq!(events.len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_fresh_claim_counts_before_its_placement_is_known() {
     let fleet = Fleet::start().await;
     fleet.place("a", 1, 10).await;

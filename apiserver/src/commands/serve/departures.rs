@@ -98,11 +98,11 @@ pub(crate) fn departed(
                 None => next,
             },
             // Whoever took it offline has confirmed that what it holds is gone.
-            (MemberState::Offline { .. }, Wanted::Gone) if others_serve(membership, record) => {
+            (MemberState::Offline { .. }, Wanted::Gone) if membership.is_served_without(record.slot) => {
                 next.abandoned(record.slot, facts.now)?
             }
             (MemberState::Removed { last }, _)
-                if facts.now >= after(last, facts.retention) && others_serve(membership, record) =>
+                if facts.now >= after(last, facts.retention) && membership.is_served_without(record.slot) =>
             {
                 next.forgotten(record.slot)?
             }
@@ -110,15 +110,6 @@ pub(crate) fn departed(
         };
     }
     Ok(next)
-}
-
-/// Replicas hear of decisions from the members that are left: without any, nobody would hear of the last one.
-fn others_serve(membership: &Membership, record: &MemberRecord) -> bool {
-    let others = membership
-        .members
-        .iter()
-        .filter(|other| other.slot != record.slot);
-    others.into_iter().any(|other| other.state.serves())
 }
 
 /// Whether a deleted cluster may go: it never was a member, or every replica has had the time to read its log to the end.

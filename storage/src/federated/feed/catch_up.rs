@@ -256,14 +256,11 @@ impl Fleet {
                     let Some(domain) = Domain::from_owner_key(&kv.key) else {
                         continue;
                     };
-                    let record = joined.decode_owner(&kv)?;
-                    owners.insert(
-                        domain,
-                        OwnerEntry {
-                            record,
-                            revision: kv.mod_revision,
-                        },
-                    );
+                    let Some(record) = self.owner_in(joined, &domain, &kv)? else {
+                        continue;
+                    };
+                    let revision = kv.mod_revision;
+                    owners.insert(domain, OwnerEntry { record, revision });
                 }
                 match last {
                     Some(last) if range.more => start = next_key(&last),
@@ -354,17 +351,21 @@ impl Fleet {
                 if let Some(before) = before.filter(|_| !log.is_held(&domain)) {
                     log.was_there(domain.clone(), before);
                 }
-                if event.deleted {
-                    let generation = generation_before(&event);
-                    let removal = Removal {
-                        generation,
-                        version,
-                        revision,
-                    };
-                    log.remove(domain, removal, None);
-                } else {
-                    let record = joined.decode_owner(&event.kv)?;
-                    log.put(domain, OwnerEntry { record, revision }, version);
+                let record = match event.deleted {
+                    true => None,
+                    false => self.owner_in(joined, &domain, &event.kv)?,
+                };
+                match record {
+                    Some(record) => log.put(domain, OwnerEntry { record, revision }, version),
+                    None => {
+                        let generation = generation_before(&event);
+                        let removal = Removal {
+                            generation,
+                            version,
+                            revision,
+                        };
+                        log.remove(domain, removal, None);
+                    }
                 }
             }
         }

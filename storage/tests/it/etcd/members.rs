@@ -172,7 +172,7 @@ async fn members_of_two_etcds_are_not_mixed() {
     sleep(Duration::from_millis(50)).await;
     let answer = backend.txn(put("a", "2")).await;
     assert!(
-        matches!(&answer, Err(BackendError::Refused(cause)) if cause.contains(&other.client_url())),
+        matches!(&answer, Err(BackendError::OtherStore(cause)) if cause.contains(&other.client_url())),
         "{answer:?}"
     );
 }

@@ -99,7 +99,7 @@ async fn endpoints_change_under_a_watch() {
     // The endpoints of another etcd are not taken for this one's.
     backend.reconfigure(&other.client_options()).expect("usable");
     let refused = backend.renew().await;
-    assert!(matches!(refused, Err(BackendError::Refused(_))), "{refused:?}");
+    assert!(matches!(refused, Err(BackendError::OtherStore(_))), "{refused:?}");
     let answer = backend.txn(put("c", "3")).await;
-    assert!(matches!(answer, Err(BackendError::Refused(_))), "{answer:?}");
+    assert!(matches!(answer, Err(BackendError::OtherStore(_))), "{answer:?}");
 }
