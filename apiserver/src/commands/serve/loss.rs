@@ -24,7 +24,7 @@ use outrigger_storage::FederatedStore;
 use outrigger_storage::membership::report::{self, LOSS_AFTER, ReplicaReport, Verdict, Wishes};
 use outrigger_storage::membership::{MemberRecord, MemberState, Membership};
 use parking_lot::RwLock;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -34,6 +34,8 @@ use tokio::time::Instant;
 const EVERY: Duration = Duration::from_secs(1);
 /// How long a decision may take before it is judged anew.
 const DECIDED_WITHIN: Duration = Duration::from_secs(5);
+/// How long a replica has to reach a member that comes back, from when another one does.
+const RETURNED_WITHIN: Duration = Duration::from_secs(5);
 /// Members that are declared lost, or back, in one go.
 const DECISIONS_MAX: usize = 512;
 
@@ -109,6 +111,7 @@ pub(crate) async fn run(loss: Loss) {
     let recorder = Recorder::new(loss.client.clone(), reporter);
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut behind = BTreeMap::new();
     loop {
         ticks.tick().await;
         let (mine, others) = loss.reports();
@@ -116,7 +119,9 @@ pub(crate) async fn run(loss: Loss) {
         // While the control plane does not answer, nobody knows what others reach, or that there are others.
         let is_fresh = loss.heard.borrow().is_fresh(Instant::now());
         if is_fresh {
-            loss.cut_off.set(cut_off(&decided, &mine, &others));
+            let cut_off = cut_off(&decided, &mine, &others);
+            loss.cut_off
+                .set(for_good(cut_off, &decided, &mut behind, Instant::now()));
         }
         let all: Vec<ReplicaReport> = others.into_iter().chain([mine]).collect();
         let all = Arc::new(all);
@@ -250,6 +255,24 @@ fn cut_off(membership: &Membership, mine: &ReplicaReport, others: &[ReplicaRepor
     };
     let names = membership.members.iter().filter(keeps);
     names.map(|member| member.name.clone()).collect()
+}
+
+/// Those of them that count now: a member that was lost and comes back is not reached by all at the same moment.
+/// `behind`: since when the others have been ahead of this replica.
+fn for_good(
+    cut_off: BTreeSet<String>,
+    membership: &Membership,
+    behind: &mut BTreeMap<String, Instant>,
+    now: Instant,
+) -> BTreeSet<String> {
+    behind.retain(|name, _| cut_off.contains(name));
+    let counts = |name: &String| {
+        let since = *behind.entry(name.clone()).or_insert(now);
+        let mut members = membership.members.iter();
+        let is_lost = members.any(|m| m.name == *name && matches!(m.state, MemberState::Lost { .. }));
+        !is_lost || now.saturating_duration_since(since) >= RETURNED_WITHIN
+    };
+    cut_off.into_iter().filter(counts).collect()
 }
 
 /// Whose state is another one.
@@ -430,6 +453,24 @@ mod tests {
             ..fleet()
         };
         check(&ahead, &cluster("b", asked, 0), None);
+    }
+
+    #[test]
+    fn a_replica_has_a_moment_to_reach_who_comes_back() {
+        let (start, names) = (Instant::now(), || BTreeSet::from(["b".to_owned()]));
+        let lost = fleet().lost(Slot(1), Epoch(7)).expect("it serves");
+        let mut behind = BTreeMap::new();
+        let mut check = |cut_off: BTreeSet<String>, membership: &Membership, seconds, expect: bool| {
+            let now = start + Duration::from_secs(seconds);
+            let counted = for_good(cut_off, membership, &mut behind, now);
+            assert_eq!(counted.contains("b"), expect, "after {seconds} s");
+        };
+        check(names(), &lost, 0, false);
+        check(names(), &lost, 4, false);
+        check(names(), &lost, 5, true);
+        check(BTreeSet::new(), &lost, 6, false);
+        check(names(), &lost, 7, false);
+        check(names(), &fleet(), 8, true);
     }
 
     #[test]
