@@ -138,8 +138,10 @@ async fn write(api: &Api<DynamicObject>, placement: &DynamicObject, conditions: 
         ),
         Ok(_) => {}
         // Somebody else has written, or it is gone: the next look tells.
-        Err(error) if is_conflict(&error) || is_not_found(&error) => {}
-        Err(error) => debug!(namespace = name, %error, "its condition was not written"),
+        Err(error) if is_conflict(&error) || is_not_found(&error) => {
+            debug!(namespace = name, %error, "its condition is looked at again");
+        }
+        Err(error) => warn!(namespace = name, %error, "its condition was not written, trying again"),
     }
 }
 
