@@ -215,6 +215,15 @@ pub struct TxnResponse {
     pub responses: Vec<OpResponse>,
 }
 
+impl TxnResponse {
+    /// What a transaction of one `Get` answered.
+    #[must_use]
+    pub fn into_range(self) -> RangeResponse {
+        let first = self.responses.into_iter().next();
+        first.map(OpResponse::into_range).unwrap_or_default()
+    }
+}
+
 /// A watch of a range of keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchRequest {

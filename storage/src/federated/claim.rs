@@ -262,13 +262,8 @@ impl Fleet {
             .call(Txn::read([Range::key(domain.owner_key())]))
             .await
             .map_err(|e| joined.error(e))?;
-        let range = answer
-            .responses
-            .into_iter()
-            .next()
-            .map(OpResponse::into_range)
-            .unwrap_or_default();
-        joined.observe_owner(domain, &range, answer.revision)
+        let revision = answer.revision;
+        joined.observe_owner(domain, &answer.into_range(), revision)
     }
 
     /// Replaces (or, with `None`, removes) the owner key if its mod_revision is `expected`. `None`: it is not, or nobody
@@ -342,12 +337,7 @@ impl Fleet {
                 .call(Txn::read([next]))
                 .await
                 .map_err(|e| joined.error(e))?;
-            let range = answer
-                .responses
-                .into_iter()
-                .next()
-                .map(OpResponse::into_range)
-                .unwrap_or_default();
+            let range = answer.into_range();
             let Some(kv) = range.kvs.first() else {
                 return Ok(true);
             };

@@ -191,12 +191,7 @@ impl Fleet {
             .call(Txn::read([Range::key(domain.owner_key()).at(at)]))
             .await
             .map_err(|e| joined.error(e))?;
-        let range = answer
-            .responses
-            .into_iter()
-            .next()
-            .map(OpResponse::into_range)
-            .unwrap_or_default();
+        let range = answer.into_range();
         joined.observe_owner(domain, &range, at)
     }
 }

@@ -4,7 +4,7 @@ use super::Rule;
 use super::fleet::Fleet;
 use super::get::ROUTE_TRIES_MAX;
 use super::joined::Joined;
-use crate::backend::{OpResponse, Range, Revision, Txn};
+use crate::backend::{Range, Revision, Txn};
 use crate::clock::Position;
 use crate::key;
 use crate::{Error, ResourceVersion};
@@ -31,12 +31,7 @@ impl Fleet {
             let Ok(answer) = joined.call(Txn::read([Range::key(key::CLOCK)])).await else {
                 continue;
             };
-            let range = answer
-                .responses
-                .into_iter()
-                .next()
-                .map(OpResponse::into_range)
-                .unwrap_or_default();
+            let range = answer.into_range();
             if let Some(clock) = joined.observe_clock(&range) {
                 self.saw_epoch(clock.epoch);
             }

@@ -214,12 +214,7 @@ impl Fleet {
             .call(Txn::read([Range::key(key::CLOCK)]))
             .await
             .map_err(|e| joined.error(e))?;
-        let range = answer
-            .responses
-            .into_iter()
-            .next()
-            .map(|r| r.into_range())
-            .unwrap_or_default();
+        let range = answer.into_range();
         if let Some(clock) = joined.observe_clock(&range) {
             self.saw_epoch(clock.epoch);
         }
@@ -245,12 +240,7 @@ impl Fleet {
                 if revision == 0 {
                     revision = answer.revision;
                 }
-                let range = answer
-                    .responses
-                    .into_iter()
-                    .next()
-                    .map(|r| r.into_range())
-                    .unwrap_or_default();
+                let range = answer.into_range();
                 let last = range.kvs.last().map(|kv| kv.key.clone());
                 for kv in range.kvs {
                     let Some(domain) = Domain::from_owner_key(&kv.key) else {
