@@ -147,4 +147,14 @@ async fn whoever_holds_one_etcd_takes_no_namespace() {
             "{args:?}: {said}"
         );
     }
+    let condition = [
+        "get",
+        "namespaceplacement",
+        "team-west",
+        "-o",
+        "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}/{.status.conditions[?(@.type==\"Ready\")].reason}",
+    ];
+    let _ = member
+        .kubectl
+        .eventually(&condition, |said| said == "False/OwnerKeyMissing");
 }

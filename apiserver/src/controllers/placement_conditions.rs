@@ -36,9 +36,8 @@ pub async fn run(
     let api = Api::<DynamicObject>::all_with(client, &placement_resource());
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    if placements.wait_until_ready().await.is_err() {
-        return;
-    }
+    // Nobody waits for the store here: until it is filled there is nothing to say, and of several tasks that wait for one
+    // store kube-runtime (5.0, `DelayedInit`) wakes the last only. `placements` waits for this one.
     let mut missed: BTreeMap<String, u32> = BTreeMap::new();
     loop {
         ticks.tick().await;
