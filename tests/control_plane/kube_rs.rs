@@ -10,7 +10,7 @@ use kube::runtime::finalizer::{self, Event, finalizer};
 use kube::runtime::reflector::Store;
 use kube::runtime::{Controller, watcher};
 use kube::{Api, Client, Config, ResourceExt};
-use outrigger_tests::programs::now_millis;
+use outrigger_tests::programs::{SETTLED, now_millis};
 use parking_lot::Mutex;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep};
 
 /// Its finalizer.
 pub(crate) const FINALIZER: &str = "kube-rs.example.com/controller";
@@ -72,9 +72,10 @@ impl KubeRs {
             }
             std::future::ready(())
         }));
-        // One of all who wait is woken, and the controller waits too: so it is asked again and again.
+        // Whoever waits for its store takes the controller's own wait away: a store wakes one of all who wait.
         let start = Instant::now();
-        while timeout(POLL, store.wait_until_ready()).await.is_err() {
+        while store.is_empty() {
+            sleep(POLL).await;
             if start.elapsed() > READY {
                 bail!("it gets no objects: {:?}", errors.lock());
             }
@@ -87,8 +88,16 @@ impl KubeRs {
         })
     }
 
-    /// What it holds.
-    pub(crate) fn cache(&self) -> BTreeMap<String, u64> {
+    /// Waits until it holds just this.
+    pub(crate) async fn holds(&self, list: &BTreeMap<String, u64>) {
+        let start = Instant::now();
+        while self.cache() != *list {
+            assert!(start.elapsed() < SETTLED, "{:?}\n{list:?}", self.cache());
+            sleep(POLL).await;
+        }
+    }
+
+    fn cache(&self) -> BTreeMap<String, u64> {
         let version = |object: &DynamicObject| object.resource_version().unwrap_or_default().parse::<u64>();
         let entry = |object: Arc<DynamicObject>| {
             let key = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());

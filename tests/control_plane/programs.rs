@@ -6,7 +6,7 @@ use super::kubectl::application;
 use super::loss;
 use super::member::{CLUSTERS, Member};
 use super::rotation;
-use outrigger_tests::programs::{Changes, Line, Program, Seen, now_millis};
+use outrigger_tests::programs::{Changes, Line, Program, SETTLED, Seen, now_millis};
 use outrigger_tests::raw_client::RawClient;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -32,8 +32,6 @@ const OUTAGE: Duration = Duration::from_secs(4);
 /// How long clients may still meet errors after kube-apiserver is ready again: it looks at its APIServices first, and
 /// client-go waits before it tries again.
 const AFTER_KUBE_APISERVER: Duration = Duration::from_secs(10);
-/// How long controllers may take to finish, and others to hear of it.
-const SETTLED: Duration = Duration::from_secs(60);
 /// Requests a second in the test of the rolling restart, and who watches.
 const RATE: &str = "--rate=200";
 const WATCHES: [(&str, usize); 4] = [
@@ -235,15 +233,7 @@ async fn go_through_all_faults() {
     for (watcher, count) in &watchers {
         watcher.saw(*count, last).await;
     }
-    let start = Instant::now();
-    while kube_rs.cache() != list {
-        assert!(
-            start.elapsed() < SETTLED,
-            "kube-rs: {:?}\n{list:?}",
-            kube_rs.cache()
-        );
-        sleep(Duration::from_millis(100)).await;
-    }
+    kube_rs.holds(&list).await;
     let is_excused = |time: u64| windows.iter().any(|w| (w.from..=w.to).contains(&time));
     let conflicts = [
         "object has been modified",
@@ -315,15 +305,7 @@ async fn converge_after_a_cluster_was_lost() {
     for watcher in &watchers {
         watcher.saw(1, last).await;
     }
-    let start = Instant::now();
-    while kube_rs.cache() != list {
-        assert!(
-            start.elapsed() < SETTLED,
-            "kube-rs: {:?}\n{list:?}",
-            kube_rs.cache()
-        );
-        sleep(Duration::from_millis(100)).await;
-    }
+    kube_rs.holds(&list).await;
     let _ = kube_rs.stop().await;
     for watcher in watchers {
         let seen = watcher.stop().await;

@@ -16,8 +16,9 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long a program may take until it has said what is waited for, on a busy machine.
-const SAID: Duration = Duration::from_secs(60);
+/// How long a program may take until it has heard or said what is waited for. After some errors within two minutes
+/// client-go and kube-rs wait up to 60 s before they try again (30 s, and as much jitter).
+pub const SETTLED: Duration = Duration::from_secs(150);
 /// How long a program may take to end.
 const END: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
@@ -159,7 +160,7 @@ impl Program {
     pub async fn until(&self, what: &str, done: impl Fn(&[Line]) -> bool) {
         let start = Instant::now();
         while !done(&self.lines.lock()) {
-            if start.elapsed() > SAID {
+            if start.elapsed() > SETTLED {
                 let lines = self.lines.lock();
                 let failures: Vec<_> = lines.iter().filter(|l| l.is_failure()).collect();
                 let last = failures.get(failures.len().saturating_sub(20)..);
