@@ -529,14 +529,10 @@ impl FederatedStore {
         self.fleet.disconnect(slot, uid);
     }
 
-    /// What this replica says of every backend that it is connected to, for whoever judges (`membership::report`).
+    /// What this replica says of every member, and of who was one, for whoever judges (`membership::report`).
     #[must_use]
     pub fn report(&self) -> Vec<BackendReport> {
-        let view = self.fleet.view();
-        view.connections
-            .iter()
-            .map(|joined| joined.report(&view))
-            .collect()
+        self.fleet.view().report()
     }
 
     /// The generation of the membership that whatever this replica releases from now on is by, for whoever judges.

@@ -1,12 +1,13 @@
 //! Workload clusters that join an empty fleet, change their certificates, and leave.
 
 use super::kubectl::application;
+use super::loss;
 use super::member::Member;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use outrigger_certs::{Authority, LeafRequest, Usage};
 use outrigger_storage::testing::etcd_server::{EtcdServer, EtcdServerOptions, EtcdTls};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const NO_CLUSTER: &str = "no WorkloadCluster has joined yet";
 
@@ -112,7 +113,7 @@ async fn an_etcd_gets_another_authority_under_a_watch() {
 
     // The old authority is no longer trusted: whoever still had only the old key would be out.
     south.kill(0).await;
-    south.set_tls(new);
+    south.set_tls(new.clone());
     south.restart(0);
     south.wait_until_ready().await.expect("it answers");
     let get = ["-n", "team-s", "get", "apps", "-o", "name"];
@@ -121,6 +122,25 @@ async fn an_etcd_gets_another_authority_under_a_watch() {
         .eventually(&get, |said| said.matches("application").count() == 3);
     create("afterwards");
     let _ = watch.line(|line| line.contains("afterwards"));
+    condition(&member, "south", "Ready", "True/Answers");
+    drop(watch);
+
+    // Without its Secret no replica that starts can connect: that is a loss like every other.
+    let _ = member
+        .kubectl
+        .ok(&["-n", "outrigger-system", "delete", "secret", "south"]);
+    member.restart_replicas(Duration::from_secs(1)).await;
+    loss::decided(&member, "south", "Lost").await;
+    let said = member.kubectl.fails(&get, "");
+    assert!(
+        said.contains("ServiceUnavailable") && said.contains("south"),
+        "{said}"
+    );
+    secret(&member, &both, &new);
+    loss::decided(&member, "south", "Active").await;
+    let _ = member
+        .kubectl
+        .eventually(&get, |said| said.contains("afterwards"));
     condition(&member, "south", "Ready", "True/Answers");
     member.etcds.push(south);
 }

@@ -14,6 +14,7 @@ use crate::options::Config;
 use anyhow::{Context, Result, anyhow};
 use data_folder::DataFolder;
 use outrigger_apiserver::controllers::definitions::apply_crd;
+use outrigger_apiserver::registry::control_plane::remote::said;
 use outrigger_apiserver::resources::builtin;
 use outrigger_apiserver::server::ServerLimits;
 use outrigger_certs::{Authority, Issued, LeafRequest, ServingCertificate, Usage};
@@ -142,7 +143,7 @@ async fn prepare(app: &App, crds: &[(PathBuf, Value)], with_example: bool) -> Re
     for (path, crd) in crds {
         apply_crd(&app.client, crd)
             .await
-            .map_err(|e| anyhow!("--crds: {}: {}", path.display(), reason(&e)))?;
+            .map_err(|e| anyhow!("--crds: {}: {}", path.display(), said(&e)))?;
     }
     let namespaces = kube::Api::<k8s_openapi::api::core::v1::Namespace>::all(app.client.clone());
     for name in NAMESPACES {
@@ -153,17 +154,10 @@ async fn prepare(app: &App, crds: &[(PathBuf, Value)], with_example: bool) -> Re
         {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
-            Err(error) => return Err(anyhow!("namespace {name} cannot be made: {}", reason(&error))),
+            Err(error) => return Err(anyhow!("namespace {name} cannot be made: {}", said(&error))),
         }
     }
     Ok(())
-}
-
-fn reason(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
-    }
 }
 
 async fn system_member(folder: &DataFolder, fleet: &str) -> Result<Member> {

@@ -1,11 +1,14 @@
 //! The members as this replica acts on them, with their connections. A value that is replaced as a whole.
 //!
-//! It holds no lock and asks nobody; what the logs have shown it reads from the backends' state.
+//! It holds no lock and asks nobody; what the logs have shown it reads from the backends' state, and it knows since when
+//! this replica lacks a connection.
 
 use super::joined::Joined;
+use crate::membership::report::BackendReport;
 use crate::membership::{MemberRecord, MemberState, Membership};
 use crate::resource_version::{Epoch, Slot};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// The members and their connections.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ pub(crate) struct View {
     pub(crate) removed: Vec<(Arc<Joined>, Epoch)>,
     /// The last epochs of members that have left and that this replica has no connection to.
     gone: Vec<Epoch>,
+    /// Every member that this replica has no connection to, with the time since when.
+    unconnected: Vec<(Slot, String, Instant)>,
     /// Members that cannot be asked, and why: a list of everything is not whole without them.
     pub(crate) absent: Vec<Absent>,
     /// Members that were given up: lists of everything are without them.
@@ -83,12 +88,17 @@ impl View {
             serving: Vec::new(),
             removed: Vec::new(),
             gone: Vec::new(),
+            unconnected: Vec::new(),
             absent: Vec::new(),
             given_up: Vec::new(),
             left_out_above: Epoch(0),
         };
         for record in &view.membership.members {
             let joined = view.connections.iter().find(|joined| is_of(joined, record));
+            if joined.is_none() {
+                view.unconnected
+                    .push((record.slot, record.uid.clone(), Instant::now()));
+            }
             let absent = || Absent {
                 name: record.name.clone(),
                 state: record.state,
@@ -164,8 +174,13 @@ impl View {
         }
     }
 
-    /// Remembers that the members are known as of `highest`, the highest epoch that was seen before.
+    /// Remembers since when the members are as they are; `highest` is the highest epoch that was seen before.
     pub(crate) fn follows(&mut self, before: &Self, highest: Epoch) {
+        for (slot, uid, since) in &mut self.unconnected {
+            let mut known = before.unconnected.iter();
+            let known = known.find(|(known_slot, known_uid, _)| known_slot == slot && known_uid == uid);
+            *since = known.map_or(*since, |known| known.2);
+        }
         let names = |view: &Self| -> Vec<String> { view.given_up.iter().map(|m| m.name.clone()).collect() };
         self.left_out_above = if names(self) == names(before) {
             before.left_out_above
@@ -237,6 +252,19 @@ impl View {
     /// Whether its changes end somewhere.
     pub(crate) fn leaves(&self, joined: &Joined) -> bool {
         self.state(joined).is_none_or(|state| !state.serves())
+    }
+
+    /// What this replica says of every backend. Who is not connected is not reached, and nothing of it was released.
+    pub(crate) fn report(&self) -> Vec<BackendReport> {
+        let connected = self.connections.iter().map(|joined| joined.report(self));
+        let unconnected = self.unconnected.iter().map(|(slot, uid, since)| BackendReport {
+            slot: *slot,
+            uid: uid.clone(),
+            unreachable_for: Some(since.elapsed()),
+            clock: None,
+            open: false,
+        });
+        connected.chain(unconnected).collect()
     }
 
     /// The slot's connection, member or not.

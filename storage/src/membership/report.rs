@@ -24,7 +24,7 @@ pub struct ReplicaReport {
     pub age: Duration,
     /// The membership that it acts on: [`crate::FederatedStore::acts_on`].
     pub generation: u64,
-    /// What it says of each backend that it is connected to.
+    /// What it says of each backend. Of a member that it has not heard of it says nothing.
     pub backends: Vec<BackendReport>,
 }
 
@@ -35,7 +35,7 @@ pub struct BackendReport {
     pub slot: Slot,
     /// Its uid.
     pub uid: String,
-    /// For how long it could not be ticked; `None`: the last tick was answered.
+    /// For how long it could not be ticked, or there was no connection; `None`: the last tick was answered.
     pub unreachable_for: Option<Duration>,
     /// The clock that its log has shown here: no watch of this replica has released anything of it from there on.
     pub clock: Option<Epoch>,
@@ -93,7 +93,7 @@ pub fn judge(
         let said: Vec<BackendReport> = ready.iter().filter_map(|report| of_member(&report)).collect();
         let everybody_says =
             |what: &dyn Fn(&BackendReport) -> bool| said.len() == ready.len() && said.iter().all(what);
-        // Who has no connection to it does not reach it, and has released nothing of it.
+        // Who has not heard of it does not reach it, and has released nothing of it.
         let is_unreachable =
             |said: &BackendReport| said.unreachable_for.is_some_and(|for_| for_ >= loss_after);
         let is_lost = || !said.is_empty() && said.iter().all(is_unreachable);

@@ -7,6 +7,7 @@ use outrigger_storage::federated::{
 };
 use outrigger_storage::key::{Domain, Key, Resource};
 use outrigger_storage::membership::Membership;
+use outrigger_storage::membership::report::BackendReport;
 use outrigger_storage::{Error, SealedObject, SelectionPredicate, Slot, WatchEvent};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -84,7 +85,9 @@ async fn an_empty_fleet_promises_nothing_that_its_first_member_breaks() {
     let version = list.resource_version();
     assert!(list.next_batch().await.expect("a list").is_none());
 
-    let decided = Membership::default().joined(Slot(0), "first", "uid-first");
+    let decided = Membership::default()
+        .joined(Slot(0), "first", "uid-first")
+        .expect("free");
     let member = Member {
         slot: Slot(0),
         name: "first".to_owned(),
@@ -94,10 +97,7 @@ async fn an_empty_fleet_promises_nothing_that_its_first_member_breaks() {
         seen: None,
         incarnation: 0,
     };
-    run(
-        &mut running,
-        store.hand_over(decided.expect("free"), vec![member]),
-    );
+    run(&mut running, store.hand_over(decided.clone(), vec![member]));
     let is_open = async {
         while !store.clusters().iter().all(|cluster| cluster.open) {
             sleep(Duration::from_millis(10)).await;
@@ -133,4 +133,19 @@ async fn an_empty_fleet_promises_nothing_that_its_first_member_breaks() {
         Err(error) => Err(error),
     };
     assert!(matches!(wide, Err(Error::Expired { .. })), "{wide:?}");
+
+    // A member that this replica cannot even try to reach is reported as not reached, so that it can be declared lost.
+    let two = decided.joined(Slot(1), "second", "uid-second").expect("free");
+    run(&mut running, store.hand_over(two, Vec::new()));
+    let is_reported = async {
+        loop {
+            let unreachable = |said: &BackendReport| (said.slot.0, said.unreachable_for.is_some());
+            let said: Vec<_> = store.report().iter().map(unreachable).collect();
+            if said == [(0, false), (1, true)] {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, is_reported).await.expect("it is reported");
 }

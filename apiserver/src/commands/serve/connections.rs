@@ -4,7 +4,7 @@
 //! It knows nothing of the fleet: who is a member, and when somebody leaves, `clusters` says.
 
 use super::super::backends::guarded;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use futures::stream::BoxStream;
 use futures::{StreamExt, future};
 use k8s_openapi::ByteString;
@@ -15,6 +15,7 @@ use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_objects};
 use kube::{Api, Client, ResourceExt};
 use outrigger_apiserver::controllers::backends::Settings;
+use outrigger_apiserver::registry::control_plane::remote::said;
 use outrigger_storage::backend::etcd::{EtcdBackend, EtcdOptions};
 use outrigger_storage::federated::{Member, Seen};
 use outrigger_storage::membership::MemberRecord;
@@ -238,7 +239,7 @@ impl Connections {
         let secret = Api::<Secret>::namespaced(self.client.clone(), namespace)
             .get(name)
             .await
-            .with_context(|| format!("Secret {namespace}/{name} cannot be read"))?;
+            .map_err(|error| anyhow!("Secret {namespace}/{name} cannot be read: {}", said(&error)))?;
         Ok(secret.data.unwrap_or_default())
     }
 }

@@ -136,16 +136,22 @@ fn dynamic(object: Unstructured) -> Result<DynamicObject, ApiError> {
     serde_json::from_value(Value::Object(object)).map_err(ApiError::internal)
 }
 
+/// What the control plane answered, for people: the message of its Status, without the rest of it.
+#[must_use]
+pub fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
 /// The control plane did not do what it was asked: the client should try again, an administrator may have to act.
 fn failed(error: kube::Error, of: GroupResource<'static>, name: &str) -> ApiError {
     let what = match name {
         "" => of.to_string(),
         name => format!("{of} {name:?}"),
     };
-    let cause = match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
-    };
+    let cause = said(&error);
     tracing::warn!(%what, cause, "the control plane did not answer as needed");
     ApiError::service_unavailable(
         format!("the control plane cannot be asked about {what}: {cause}"),
