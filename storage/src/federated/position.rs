@@ -15,7 +15,7 @@ impl Fleet {
     pub(crate) fn check_not_forgotten(&self, rv: ResourceVersion) -> Result<(), Error> {
         let view = self.view();
         let forgotten = view.connections.iter().any(|joined| joined.is_forgotten(rv));
-        if forgotten || rv.epoch() < view.membership.horizon {
+        if forgotten || view.is_expired(rv.epoch()) {
             Err(Error::Expired { requested: rv })
         } else {
             Ok(())

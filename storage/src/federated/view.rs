@@ -34,6 +34,8 @@ pub(crate) struct View {
     pub(crate) given_up: Vec<Absent>,
     /// Only those above this epoch: others may not have known it yet when they began a list below.
     left_out_above: Epoch,
+    /// Versions below are expired: of a member that was abandoned they may still have shown objects.
+    horizon: Epoch,
 }
 
 /// A member that cannot be asked.
@@ -83,6 +85,7 @@ impl View {
         let mut view = Self {
             version,
             hasty,
+            horizon: membership.horizon,
             membership,
             connections,
             serving: Vec::new(),
@@ -121,12 +124,17 @@ impl View {
     /// Who holds what a snapshot below `epoch` shows: serving members, and those that have left since. `None`: it cannot be
     /// had any more.
     pub(crate) fn holders(&self, epoch: Epoch) -> Option<Vec<Arc<Joined>>> {
-        if epoch < self.membership.horizon || self.gone.iter().any(|last| epoch <= *last) {
+        if self.is_expired(epoch) || self.gone.iter().any(|last| epoch <= *last) {
             return None;
         }
         let left = self.removed.iter().filter(|(_, last)| epoch <= *last);
         let left = left.map(|(joined, _)| joined);
         Some(self.serving.iter().chain(left).cloned().collect())
+    }
+
+    /// Whether nobody can say any more what all members held at this epoch.
+    pub(crate) fn is_expired(&self, epoch: Epoch) -> bool {
+        epoch < self.horizon
     }
 
     /// What the membership says of this backend.
@@ -182,6 +190,19 @@ impl View {
             *since = known.map_or(*since, |known| known.2);
         }
         let names = |view: &Self| -> Vec<String> { view.given_up.iter().map(|m| m.name.clone()).collect() };
+        // Who went without having left was abandoned. Others have released versions since that was decided, until they heard
+        // of it; none of these is above what this replica has seen, as it has read the decision in a log.
+        let stays = |was: &MemberRecord| {
+            self.membership
+                .members
+                .iter()
+                .any(|is| is.slot == was.slot && is.uid == was.uid)
+        };
+        let mut gone = before.membership.members.iter().filter(|was| !stays(was));
+        if gone.any(|was| !matches!(was.state, MemberState::Removed { .. })) {
+            self.horizon = self.horizon.max(Epoch(highest.0 + 1));
+        }
+        self.horizon = self.horizon.max(before.horizon);
         self.left_out_above = if names(self) == names(before) {
             before.left_out_above
         } else {

@@ -1,5 +1,5 @@
-//! A backend that was restored from a backup and is accepted as it is: whatever was said of it before is expired, and
-//! nobody takes it for what it was.
+//! What an administrator gives up: a backend that was restored from a backup is accepted as it is, or one that is offline is
+//! abandoned. Whatever was said of it before is expired, and nobody takes it for what it was.
 
 use crate::restored::Address;
 use outrigger_storage::backend::Backend;
@@ -249,4 +249,62 @@ async fn what_was_said_of_a_restored_backend_is_expired_once_it_is_accepted() {
         panic!("one event: {events:?}");
     };
     assert_eq!(event.object.resource_version(), created);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_said_before_a_member_was_abandoned_is_expired() {
+    let mut running = Running::default();
+    let east: Arc<dyn Backend> = Arc::new(EmbeddedBackend::in_memory());
+    let west: Arc<dyn Backend> = Arc::new(EmbeddedBackend::in_memory());
+    let members = || vec![member(0, &east, 0), member(1, &west, 0)];
+    let first = running.open(1, fleet(2), members()).await;
+    let second = running.open(2, fleet(2), members()).await;
+    claim(&first, "a", 0).await;
+    claim(&first, "b", 1).await;
+    create(&first, "a", "one", "new").await;
+    let (_, before) = list(&first, ListVersion::MostRecent).await.expect("listed");
+    let mut watch = watch_after(&second, None, before).await.expect("watched");
+
+    let clock = first.report()[0].clock.expect("its log was read");
+    let offline = fleet(2).offline(Slot(0), clock).expect("it serves");
+    for store in [&first, &second] {
+        running.add(store.hand_over(offline.clone(), Vec::new()));
+    }
+    let acts_on = async |generation| {
+        let all = async {
+            while [&first, &second].iter().any(|store| store.acts_on() < generation) {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(SOON, all).await.expect("all have heard of it");
+    };
+    acts_on(offline.generation).await;
+    create(&first, "b", "meanwhile", "new").await;
+    let events = timeout(SOON, watch.next_batch()).await.expect("in time");
+    let events = events.expect("it goes on without it");
+    assert!(events.iter().any(|event| matches!(event, WatchEvent::Object(_))));
+
+    // Decided at an early moment: the watches have gone on since.
+    let abandoned = offline.abandoned(Slot(0), before.epoch()).expect("offline");
+    let last = create(&first, "b", "last", "new").await;
+    sleep(Duration::from_secs(5)).await;
+    for store in [&first, &second] {
+        running.add(store.hand_over(abandoned.clone(), Vec::new()));
+    }
+    acts_on(abandoned.generation).await;
+    let ended = end_of(watch).await;
+    assert!(matches!(ended, Error::Expired { .. }), "{ended}");
+    for store in [&first, &second] {
+        let resumed = match watch_after(store, None, last).await {
+            Ok(watch) => end_of(watch).await,
+            Err(error) => error,
+        };
+        assert!(matches!(resumed, Error::Expired { .. }), "{resumed}");
+    }
+    let (names, now) = list(&second, ListVersion::MostRecent).await.expect("listed");
+    assert_eq!(names, ["last", "meanwhile"]);
+    let mut anew = watch_after(&first, None, now).await.expect("watched");
+    create(&second, "b", "after", "new").await;
+    let events = timeout(SOON, anew.next_batch()).await.expect("in time");
+    assert!(events.is_ok(), "{events:?}");
 }

@@ -31,7 +31,7 @@ impl Watching {
     pub(super) async fn all_after(&mut self, rv: ResourceVersion) -> Result<Source, Error> {
         let closed = self.fleet.closed_changes();
         let view = self.fleet.view();
-        if rv.epoch() < view.membership.horizon {
+        if view.is_expired(rv.epoch()) {
             return Err(Error::Expired { requested: rv });
         }
         let mut cursors = Vec::new();
