@@ -95,7 +95,7 @@ pub struct StoreConfig {
     pub fleet: String,
     /// How keys find their backend.
     pub routing: Routing,
-    /// What all lists together may hold in memory, in bytes.
+    /// What all lists together may hold in memory, in bytes; a quarter of it is for lists of one namespace.
     pub list_bytes_max: usize,
     /// What the event rings of all backends together may hold, in bytes.
     pub ring_bytes_max: usize,

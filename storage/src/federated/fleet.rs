@@ -4,6 +4,7 @@
 
 use super::cut::Rounds;
 use super::joined::Joined;
+use super::list::ListBudget;
 use super::standing::{self, Questions, Standing};
 use super::view::View;
 use super::{Member, Routing, Rule, StoreConfig};
@@ -21,7 +22,6 @@ use rand::{Rng, SeedableRng};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::Semaphore;
 
 /// How long a replica waits at most rather than choose an epoch ahead of now.
 const EPOCH_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -40,8 +40,7 @@ pub(crate) struct Fleet {
     pub(crate) handed_over: Signal,
     pub(crate) rounds: Rounds,
     pub(crate) questions: Questions,
-    /// The byte budget of lists, in KiB.
-    pub(crate) list_budget: Arc<Semaphore>,
+    pub(crate) list_budget: ListBudget,
     /// The highest epoch that any backend showed.
     highest: AtomicU64,
     /// What the logs have shown, and of whom. Locked before the state of a backend, never after it.
@@ -91,7 +90,7 @@ impl Fleet {
             handed_over: Signal::default(),
             rounds: Rounds::default(),
             questions: Questions::default(),
-            list_budget: Arc::new(Semaphore::new(config.list_bytes_max / 1024)),
+            list_budget: ListBudget::new(config.list_bytes_max),
             highest: AtomicU64::new(0),
             closed: Mutex::new(Closed {
                 epoch: None,

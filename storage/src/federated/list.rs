@@ -4,6 +4,7 @@
 //! `Pager` that reads its part in order, one page ahead; the list takes from the pager whose next object comes first.
 //! Nothing collects a list.
 
+mod budget;
 mod read_view;
 
 use super::fleet::Fleet;
@@ -20,21 +21,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
 
+pub(crate) use budget::ListBudget;
+use budget::Share;
 pub(crate) use read_view::is_partial;
 use read_view::{Part, ReadView};
 
-/// How many lists of the whole fleet the byte budget is cut for.
-const LISTS_AT_ONCE: usize = 12;
-/// A page is not aimed to be larger or smaller than this, in bytes.
-const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
-const PAGE_BYTES_MIN: usize = 64 * 1024;
-/// Lists of one backend are many and mostly short: their pages are smaller.
-const NARROW_PAGE_BYTES_MAX: usize = 512 * 1024;
-/// How long a list waits for its share of the budget.
-const BUDGET_WAIT: Duration = Duration::from_secs(30);
 /// Objects handed out in one batch.
 const BATCH_OBJECTS_MAX: usize = 256;
 
@@ -50,7 +42,7 @@ pub(crate) struct Listing {
     total: Option<u64>,
     last: Option<(String, String)>,
     more: bool,
-    _budget: Option<OwnedSemaphorePermit>,
+    _share: Share,
 }
 
 /// One pager: the page that is handed out, the next one, and the request for the one after. Two pages in memory.
@@ -86,14 +78,7 @@ impl Fleet {
         } else {
             1
         };
-        let share = self.config.list_bytes_max / (LISTS_AT_ONCE * 2 * parts);
-        let page_bytes_max = if parts == 1 {
-            NARROW_PAGE_BYTES_MAX
-        } else {
-            PAGE_BYTES_MAX
-        };
-        let page_bytes = share.clamp(PAGE_BYTES_MIN, page_bytes_max);
-        let budget = self.reserve(page_bytes * 2 * parts).await?;
+        let share = self.list_budget.reserve(&scope.extent, parts).await?;
         let start = match &options.version {
             ListVersion::Continue(token) => Some((token.namespace.clone(), token.name.clone())),
             _ => None,
@@ -111,7 +96,7 @@ impl Fleet {
                 namespace,
                 name,
             }),
-            page_bytes,
+            page_bytes: share.page_bytes,
             objects_max: if options.predicate.is_everything() && options.limit > 0 {
                 options.limit + 1
             } else {
@@ -145,19 +130,8 @@ impl Fleet {
             total,
             last: None,
             more: false,
-            _budget: Some(budget),
+            _share: share,
         })
-    }
-
-    async fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
-        let permits =
-            u32::try_from((bytes / 1024).min(self.config.list_bytes_max / 1024)).unwrap_or(u32::MAX);
-        let acquire = self.list_budget.clone().acquire_many_owned(permits);
-        match tokio::time::timeout(BUDGET_WAIT, acquire).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) => Err(Error::Busy("the store is closed".to_owned())),
-            Err(_) => Err(Error::Busy("all memory for lists is in use".to_owned())),
-        }
     }
 
     /// How many objects the view holds, for remainingItemCount.
