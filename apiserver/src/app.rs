@@ -317,7 +317,7 @@ impl App {
             seed: seed.wrapping_add(7),
             metrics: api_metrics.clone(),
             is_served: is_served(served.clone()),
-            watch_termination: WatchTermination(signals.after_shutdown_delay.token()),
+            watch_termination: WatchTermination(signals.not_accepting_new_request.token()),
         };
         let chain = handler_chain(chain_config, routes);
 

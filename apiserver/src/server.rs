@@ -14,6 +14,8 @@ pub mod routes;
 
 pub mod tls;
 
+mod quiescence;
+
 mod request_body;
 
 use crate::authentication::x509::PeerCertificates;
@@ -29,6 +31,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use lifecycle_signals::LifecycleSignals;
+use quiescence::{Patience, Quiescence, REBALANCING, STOPPING};
 use request_body::RequestBody;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -152,9 +155,11 @@ impl Server {
             () = accept(&listener, &tls, &places, &shared, &connections) => {}
         }
         drop(listener);
-        // Connections see this signal and begin to close; so do watches, through the chain's WatchTermination.
+        // Connections see this signal and begin to close. Watches end when their clients open the next ones elsewhere.
         signals.after_shutdown_delay.signal();
         connections.close();
+        let _ = timeout(STOPPING.longest(), connections.wait()).await;
+        signals.not_accepting_new_request.signal();
         if timeout(shared.limits.drain_timeout, connections.wait())
             .await
             .is_err()
@@ -268,15 +273,31 @@ fn without_body(response: Response) -> Response {
     Response::from_parts(head, Body::empty())
 }
 
-/// Runs a connection to its end: asks it to close when the listener does or one of its responses says so, and cuts it when
-/// the time is up. Asked to close, it takes no more requests; those that run go on, however long they are.
+/// When it is time for a connection to close, and how patiently that is said: the listener does, or one of its responses
+/// says so.
+async fn time_to_close(closing: &CancellationToken, signals: &LifecycleSignals) -> Patience {
+    tokio::select! {
+        () = closing.cancelled() => REBALANCING,
+        () = signals.after_shutdown_delay.signaled() => STOPPING,
+    }
+}
+
+/// Runs a connection to its end: asks it to close when it is time to, and cuts it when the time is up. Asked to close, it
+/// takes no more requests; those that run go on, however long they are.
 macro_rules! run_to_end {
-    ($served:ident, $closing:ident, $shared:ident) => {{
+    ($served:ident, $closing:ident, $shared:ident, $quiescence:ident) => {{
         let mut served = std::pin::pin!($served);
+        let patience = tokio::select! {
+            result = served.as_mut() => return result,
+            patience = time_to_close(&$closing, &$shared.signals) => patience,
+        };
         tokio::select! {
             result = served.as_mut() => return result,
-            () = $closing.cancelled() => served.as_mut().graceful_shutdown(),
-            () = $shared.signals.after_shutdown_delay.signaled() => served.as_mut().graceful_shutdown(),
+            () = $quiescence.begin(patience) => served.as_mut().graceful_shutdown(),
+        }
+        tokio::select! {
+            result = served.as_mut() => return result,
+            () = $quiescence.end(patience) => {}
         }
         tokio::select! {
             result = served => result,
@@ -296,6 +317,8 @@ async fn serve_http2(
     let chain = shared.chain.clone();
     let closing = CancellationToken::new();
     let close = closing.clone();
+    let quiescence = Arc::new(Quiescence::default());
+    let asked = Arc::clone(&quiescence);
     let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_max)
@@ -309,11 +332,20 @@ async fn serve_http2(
         .serve_connection(
             TokioIo::new(stream),
             service_fn(move |request: Request<Incoming>| {
+                if !request.body().is_end_stream() {
+                    asked.body_came();
+                }
                 let request = request.map(|body| Body::new(RequestBody::new(body)));
-                answer(chain.clone(), connection.clone(), close.clone(), request)
+                let answer = answer(chain.clone(), connection.clone(), close.clone(), request);
+                let asked = Arc::clone(&asked);
+                async move {
+                    let response = answer.await;
+                    asked.may_answer().await;
+                    response
+                }
             }),
         );
-    run_to_end!(served, closing, shared)
+    run_to_end!(served, closing, shared, quiescence)
 }
 
 async fn serve_http1(
@@ -324,6 +356,8 @@ async fn serve_http1(
     let chain = shared.chain.clone();
     let closing = CancellationToken::new();
     let close = closing.clone();
+    // One request at a time, and the last response says so: nothing to wait for.
+    let quiescence = Quiescence::default();
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shared.limits.header_read_timeout)
@@ -339,5 +373,5 @@ async fn serve_http1(
                 )
             }),
         );
-    run_to_end!(served, closing, shared)
+    run_to_end!(served, closing, shared, quiescence)
 }

@@ -364,6 +364,7 @@ async fn row_19_fifty_watches_and_200_requests_a_second_see_nothing_of_a_rolling
     }
     assert_eq!(member.kubectl.ok(&APISERVICE_UID), apiservice);
     let overtaken: Vec<_> = written.lines.iter().filter(|line| is_overtaken(line)).collect();
+    eprintln!("{} were overtaken", overtaken.len());
     assert!(
         overtaken.len() <= requests / OVERTAKEN_SHARE,
         "{} of {requests} requests were overtaken by the end of their connection",
@@ -395,11 +396,11 @@ async fn row_19_fifty_watches_and_200_requests_a_second_see_nothing_of_a_rolling
 }
 
 /// One in so many requests, at most, may be overtaken.
-const OVERTAKEN_SHARE: usize = 50;
+const OVERTAKEN_SHARE: usize = 500;
 
 /// A request with a body that kube-apiserver's HTTP/2 client had meant for a connection when its GOAWAY arrived, before it
-/// had opened a stream: Go closes the body and cannot send it again. It never left kube-apiserver, and no aggregated
-/// server can keep it from happening; on a busy machine it does.
+/// had opened a stream: Go closes the body and cannot send it again. It never left kube-apiserver. GOAWAY comes in a silent
+/// moment for that reason (`server/quiescence.rs`); on a busy machine kube-apiserver may take longer than that.
 fn is_overtaken(line: &Line) -> bool {
     let said = [
         "cannot rewind body after connection loss",

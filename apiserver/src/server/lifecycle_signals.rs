@@ -5,8 +5,9 @@
 //!       |
 //!  ShutdownInitiated            readyz fails, everything else goes on: load balancers look elsewhere
 //!       |  shutdown_delay
-//!  AfterShutdownDelay           the listener closes; connections get GOAWAY (HTTP/2) or `Connection: close`;
-//!       |                       watches end cleanly, requests in flight go on
+//!  AfterShutdownDelay           the listener closes; connections get GOAWAY (HTTP/2) or `Connection: close`
+//!       |  until all clients know (`quiescence`)
+//!  NotAcceptingNewRequest       watches end cleanly, and are opened elsewhere; requests in flight go on
 //!       |  until the last one is answered, at most drain_timeout
 //!  Drained                      what is left is cut; the store may be closed
 //! ```
@@ -29,6 +30,8 @@ pub struct LifecycleSignals {
     pub shutdown_initiated: Signal,
     /// Load balancers had time to notice.
     pub after_shutdown_delay: Signal,
+    /// No client opens anything here any more.
+    pub not_accepting_new_request: Signal,
     /// Every connection is closed.
     pub drained: Signal,
 }
@@ -72,6 +75,7 @@ impl Default for LifecycleSignals {
         Self {
             shutdown_initiated: Signal::new("ShutdownInitiated"),
             after_shutdown_delay: Signal::new("AfterShutdownDelayDuration"),
+            not_accepting_new_request: Signal::new("NotAcceptingNewRequest"),
             drained: Signal::new("InFlightRequestsDrained"),
         }
     }

@@ -124,7 +124,7 @@ impl TestServer {
         let gate = Arc::new(Semaphore::new(0));
         let api_paths = Arc::new(|| vec!["/apis".to_owned()]);
         let endpoints = endpoints(Arc::clone(&gate));
-        let watch_termination = WatchTermination(signals.after_shutdown_delay.token());
+        let watch_termination = WatchTermination(signals.not_accepting_new_request.token());
         let config = ChainConfig {
             watch_termination,
             ..config
