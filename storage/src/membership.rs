@@ -143,6 +143,12 @@ impl Gap {
     pub fn holds(&self, epoch: Epoch) -> bool {
         (self.from..self.to).contains(&epoch)
     }
+
+    /// Whether the member began anew: it was restored from a backup, or wiped, and accepted as it is.
+    #[must_use]
+    pub fn begins_anew(&self) -> bool {
+        self.objects && self.from == Epoch(0)
+    }
 }
 
 /// Why a decision is refused. Whoever asked for it must act.

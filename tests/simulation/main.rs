@@ -102,9 +102,10 @@ fn every_promise_holds_under_every_seed() {
                 let first = &violations[..violations.len().min(3)];
                 assert!(
                     violations.is_empty(),
-                    "seed {seed} ({:?}), gaps {:?}: {first:#?}",
+                    "seed {seed} ({:?}), gaps {:?}, restores {:?}: {first:#?}",
                     Settings::of_seed(seed),
-                    outcome.truth.gaps
+                    outcome.truth.gaps,
+                    outcome.truth.restores
                 );
                 let history = &outcome.history;
                 total[0] += history.writes.len();
@@ -192,6 +193,7 @@ fn break_rule(rule: Rule, promises: &[&str], shape: impl Fn(&mut Settings)) {
             losses: false,
             placements_late_by: None,
             impostor: false,
+            restores: false,
             offline: false,
             ..Settings::of_seed(seed)
         };

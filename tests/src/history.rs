@@ -109,6 +109,8 @@ pub struct Watch {
     pub expired: Option<ResourceVersion>,
     /// It was running then, and may have gone on from there without a word.
     pub was_running: bool,
+    /// When it ended.
+    pub ended: Nanos,
     /// It went on until it had passed this version.
     pub complete_to: Option<ResourceVersion>,
 }
@@ -130,6 +132,10 @@ pub struct Change {
     pub before: Option<u64>,
     /// Whether the backend owned the namespace (`Active`) when this was written.
     pub owned: bool,
+    /// Which of the stores that stood behind the slot one after another: revisions rise in each.
+    pub life: usize,
+    /// A restore has undone it: in snapshots of this epoch and above it has never happened.
+    pub undone: Option<u64>,
 }
 
 /// The logs of all backends, read directly.
@@ -145,6 +151,8 @@ pub struct Truth {
     pub removed: Vec<(u16, u64)>,
     /// When members were lost, or offline.
     pub gaps: Vec<Gap>,
+    /// When backends were restored from a backup, or wiped.
+    pub restores: Vec<Restore>,
     /// Versions of lower epochs may miss changes of members that are forgotten.
     pub horizon: u64,
 }
@@ -160,6 +168,35 @@ pub struct Gap {
     pub to: u64,
     /// It was offline: lists may have left its objects out.
     pub objects: bool,
+}
+
+/// A backend was put back to an earlier state of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restore {
+    /// The backend.
+    pub slot: u16,
+    /// From when on nobody can have seen what it held before.
+    pub replaced: Nanos,
+    /// When it was accepted as it is, or put back to what it was.
+    pub over: Option<Nanos>,
+    /// Somebody accepted it as it is.
+    pub was_accepted: bool,
+    /// The first tick that it got as it is: from there on snapshots show it so. `None`: it was not accepted.
+    pub begins: Option<u64>,
+    /// The epoch in which it was opened as it is: versions from before are expired.
+    pub opened: Option<u64>,
+    /// The highest clock that it had before.
+    pub clock: u64,
+    /// Something was written to it before it was accepted.
+    pub was_written: bool,
+}
+
+impl Restore {
+    /// Whether the backend was to be refused all the time.
+    #[must_use]
+    pub fn is_under_way(&self, time: (Nanos, Nanos)) -> bool {
+        self.replaced <= time.0 && self.over.is_none_or(|over| time.1 < over)
+    }
 }
 
 impl Gap {

@@ -6,23 +6,22 @@
 mod actors;
 mod control;
 mod impostor;
+mod restores;
+mod site;
 mod truth;
 mod world;
 
 use crate::history::{History, Truth};
 use actors::{blackouts, disturber, finisher, lister, reader, releaser, watcher, writer};
-use control::{Control, leader, operator};
+use control::{leader, operator};
 use impostor::impostor;
-use outrigger_storage::backend::embedded::EmbeddedBackend;
 use outrigger_storage::federated::Rule;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use std::cell::{Cell, RefCell};
+use restores::{recorder, restorer};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
-use truth::{RawLog, read_truth, record_log};
+use truth::read_truth;
 use world::{World, start_replica};
 
 /// How long the run may need to come to rest.
@@ -69,6 +68,10 @@ pub struct Settings {
     pub offline: bool,
     /// How late replicas know where namespaces are placed. `None`: they do not, and every owner key counts.
     pub placements_late_by: Option<Duration>,
+    /// Whether backends are restored from a backup, or wiped.
+    pub restores: bool,
+    /// Whether somebody accepts them as they are.
+    pub accepts: bool,
     /// Whether somebody who holds a backend writes to it past the store.
     pub impostor: bool,
     /// A rule that is broken on purpose.
@@ -92,6 +95,11 @@ impl Settings {
         let late_by = [0, 30, 300, 1500].map(Duration::from_millis)[placed.random_range(0..4)];
         let placements_late_by = placed.random_bool(0.6).then_some(late_by);
         let impostor = placements_late_by.is_some() && !losses && placed.random_bool(0.6);
+        // As in a real fleet: what is accepted is decided, and which owner keys count after it the placements say.
+        let mut restored = StdRng::seed_from_u64(seed ^ 0x2e57_07ed);
+        let may_restore = decided && placements_late_by.is_some() && !impostor;
+        let restores = may_restore && restored.random_bool(0.6);
+        let accepts = restored.random_bool(0.8);
         let drawn = Self {
             seed,
             backends: random.random_range(1..=3),
@@ -118,15 +126,24 @@ impl Settings {
             losses,
             offline,
             placements_late_by,
+            restores,
+            accepts,
             impostor,
             broken: None,
         };
-        let more = Duration::from_secs(if losses { 5 } else { 0 });
+        let more = Duration::from_secs(if drawn.is_judged() { 5 } else { 0 });
         Self {
             backends: drawn.backends + spares,
             duration: drawn.duration + more,
             ..drawn
         }
+    }
+}
+
+impl Settings {
+    /// Whether a leader judges who is lost.
+    fn is_judged(&self) -> bool {
+        self.losses || self.restores
     }
 }
 
@@ -172,30 +189,7 @@ pub fn run(settings: Settings) -> Outcome {
 }
 
 async fn simulate(settings: Settings) -> Outcome {
-    let backends: Vec<_> = (0..settings.backends)
-        .map(|_| Arc::new(EmbeddedBackend::in_memory()))
-        .collect();
-    let logs: Vec<Rc<RefCell<RawLog>>> = backends.iter().map(|_| Rc::default()).collect();
-    for (backend, log) in backends.iter().zip(&logs) {
-        tokio::task::spawn_local(record_log(backend.clone(), log.clone()));
-    }
-    let world = Rc::new(World {
-        start: Instant::now(),
-        backends,
-        logs,
-        replicas: RefCell::default(),
-        faults: RefCell::default(),
-        placements: RefCell::default(),
-        unreleased: RefCell::default(),
-        busy: Default::default(),
-        control: Control::new(settings.backends - settings.spares),
-        connections: RefCell::default(),
-        reports: RefCell::default(),
-        history: RefCell::default(),
-        next_tag: Cell::new(1),
-        writing: Cell::new(true),
-        settings,
-    });
+    let world = Rc::new(World::new(settings));
     let late = world.settings.late_replica && world.settings.replicas > 1;
     for replica in 0..world.settings.replicas - usize::from(late) {
         start_replica(&world, replica, false).await;
@@ -223,9 +217,15 @@ async fn simulate(settings: Settings) -> Outcome {
     if world.settings.impostor {
         actors.push(tokio::task::spawn_local(impostor(world.clone(), actor(35))));
     }
-    if world.settings.losses {
+    if world.settings.is_judged() {
         // Not awaited: what is lost comes back after the last fault.
         drop(tokio::task::spawn_local(leader(world.clone(), actor(33))));
+    }
+    if world.settings.restores {
+        drop(tokio::task::spawn_local(recorder(world.clone(), actor(37))));
+        actors.push(tokio::task::spawn_local(restorer(world.clone(), actor(38))));
+    }
+    if world.settings.losses {
         actors.push(tokio::task::spawn_local(blackouts(world.clone(), actor(34))));
     }
     if late {

@@ -3,6 +3,8 @@
 //! A validator names the promise that is broken and what was seen. It shares no code with the store: it computes
 //! resource versions, snapshots and event sequences by itself.
 
+mod restored;
+
 use crate::history::{
     Change, Delivered, Gap, History, List, ObjectName, Truth, Watch, WriteKind, WriteResult,
 };
@@ -35,6 +37,8 @@ pub fn validate(history: &History, truth: &Truth, allowances: Allowances) -> Vec
     i4_retained_versions_resume(truth, history, allowances, &mut found);
     i5_acknowledged_writes_stay(truth, history, &mut found);
     i7_owners_only(truth, &mut found);
+    restored::restores_are_refused(truth, history, &mut found);
+    restored::restores_are_expired(truth, history, &mut found);
     found
 }
 
@@ -49,7 +53,7 @@ fn i1_versions_rise(truth: &Truth, history: &History, found: &mut Vec<Violation>
         by_backend.entry(change.slot).or_default().push(change);
     }
     for (slot, mut changes) in by_backend {
-        changes.sort_by_key(|change| change.revision);
+        changes.sort_by_key(|change| (change.life, change.revision));
         for pair in changes.windows(2) {
             if pair[0].version >= pair[1].version {
                 violation(
@@ -97,17 +101,28 @@ fn i1_versions_rise(truth: &Truth, history: &History, found: &mut Vec<Violation>
     }
 }
 
-/// The state of a scope after all changes that `includes` accepts.
+/// The state of a scope at a version.
 fn state<'a>(
     truth: &'a Truth,
     namespace: Option<&str>,
-    includes: impl Fn(&Change) -> bool,
+    at: ResourceVersion,
+) -> BTreeMap<&'a ObjectName, (u64, ResourceVersion)> {
+    state_before_restores(truth, namespace, at, at.epoch().0)
+}
+
+/// The same, as if no restore had undone anything from `since` on, which is an epoch.
+fn state_before_restores<'a>(
+    truth: &'a Truth,
+    namespace: Option<&str>,
+    at: ResourceVersion,
+    since: u64,
 ) -> BTreeMap<&'a ObjectName, (u64, ResourceVersion)> {
     let mut state = BTreeMap::new();
     for change in truth
         .changes
         .iter()
-        .filter(|c| namespace.is_none_or(|ns| c.object.0 == ns) && includes(c))
+        .filter(|c| namespace.is_none_or(|ns| c.object.0 == ns) && c.version <= at)
+        .filter(|c| c.undone.is_none_or(|undone| since < undone))
     {
         match change.tag {
             Some(tag) => state.insert(&change.object, (tag, change.version)),
@@ -120,9 +135,7 @@ fn state<'a>(
 /// I2: a snapshot at T holds exactly the changes below T. What is missing because a whole backend is, is I6.
 fn i2_snapshots_are_exact(truth: &Truth, history: &History, found: &mut Vec<Violation>) {
     for list in &history.lists {
-        let expected = state(truth, list.namespace.as_deref(), |change| {
-            change.version <= list.version
-        });
+        let expected = state(truth, list.namespace.as_deref(), list.version);
         let seen: BTreeMap<&ObjectName, (u64, ResourceVersion)> =
             list.items.iter().map(|(o, tag, rv)| (o, (*tag, *rv))).collect();
         if !list.items.windows(2).all(|pair| pair[0].0 < pair[1].0) {
@@ -344,8 +357,10 @@ fn i4_retained_versions_resume(
             gaps.any(|gap| gap.holds(at) || wide && may_have_come_to(gap))
         };
         let is_forgotten = |at: ResourceVersion| at.epoch().0 < truth.horizon;
-        let is_retained =
-            |at: &ResourceVersion| !allowances.compaction && !is_of_gap(*at) && !is_forgotten(*at);
+        let is_before_restore = |at: ResourceVersion| restored::expires(truth, at, watch.ended);
+        let is_retained = |at: &ResourceVersion| {
+            !allowances.compaction && !is_of_gap(*at) && !is_forgotten(*at) && !is_before_restore(*at)
+        };
         if let Some(at) = watch.expired.filter(is_retained) {
             violation(
                 found,
@@ -439,6 +454,7 @@ fn i5_acknowledged_writes_stay(truth: &Truth, history: &History, found: &mut Vec
             }
         }
     }
+    let undone = restored::Undone::of(truth);
     for get in &history.gets {
         let before = history
             .writes
@@ -448,6 +464,8 @@ fn i5_acknowledged_writes_stay(truth: &Truth, history: &History, found: &mut Vec
             WriteResult::Acknowledged(version) => Some(version),
             _ => None,
         });
+        // What a restore has undone is excused once that was accepted.
+        let newest = newest.filter(|version| !undone.may_be_missed(*version, get.time.1));
         let Some(newest) = newest.max() else { continue };
         let ok = match get.found {
             Some((tag, version)) => {
@@ -457,10 +475,12 @@ fn i5_acknowledged_writes_stay(truth: &Truth, history: &History, found: &mut Vec
                         .is_some_and(|c| c.iter().any(|c| c.version == version))
             }
             // Absent: something at or above the newest acknowledged write deleted it.
-            None => truth
-                .changes
-                .iter()
-                .any(|c| c.object == get.object && c.tag.is_none() && c.version >= newest),
+            None => truth.changes.iter().any(|c| {
+                c.object == get.object
+                    && c.tag.is_none()
+                    && c.version >= newest
+                    && !undone.must_be_missed(c.version, get.time.0)
+            }),
         };
         if !ok {
             let promise = if get.found.is_none() { "I6" } else { "I5" };

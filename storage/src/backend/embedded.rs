@@ -125,6 +125,25 @@ impl EmbeddedBackend {
         }
     }
 
+    /// What a backend in memory holds now, as another backend: a backup that is restored. `None`: it is on redb.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Self> {
+        let Engine::Memory(memory) = &*self.engine else {
+            return None;
+        };
+        let memory = memory.lock();
+        let copy = Memory {
+            tables: memory.tables.clone(),
+            meta: memory.meta,
+        };
+        Some(Self {
+            changes: Arc::new(Changes::new(copy.meta.revision)),
+            engine: Arc::new(Engine::Memory(Mutex::new(copy))),
+            options: self.options.clone(),
+        })
+    }
+
     /// A new backend in memory, on redb: slower, and the same code as in a file.
     ///
     /// # Errors

@@ -91,13 +91,7 @@ impl Cursor {
             prev_kv: true,
             until: Some(until),
         };
-        let mut stream = self
-            .joined
-            .member
-            .backend
-            .watch(request)
-            .await
-            .map_err(|e| self.failed(e))?;
+        let mut stream = self.joined.history(request).await.map_err(|e| self.failed(e))?;
         let mut entries = Vec::new();
         let mut bytes = 0;
         while let Some(batch) = stream.next().await {

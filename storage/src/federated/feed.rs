@@ -52,6 +52,7 @@ impl Fleet {
                     Error::Unavailable { cause, .. } => cause.clone(),
                     other => other.to_string(),
                 });
+                state.checked = false;
                 std::mem::replace(&mut state.connected, false)
             });
             joined.metrics().set_up(false);

@@ -357,9 +357,20 @@ impl Fleet {
             return Ok(home);
         }
         self.check_not_forgotten(version)?;
+        // It may have lived on a backend that has lost its owner key in a restore.
+        if self.began_anew_since(version.epoch()) {
+            return Err(Error::Expired { requested: version });
+        }
         // Where it lived between the version and that home is below the epoch of its claim there.
         let up_to = since.unwrap_or(version).epoch();
         self.view().unread(up_to).map_or(Ok(home), Err)
+    }
+
+    /// Whether a member began anew after this epoch, in a restore: what it owned then nobody knows.
+    pub(crate) fn began_anew_since(&self, epoch: Epoch) -> bool {
+        let view = self.view();
+        let mut connections = view.connections.iter();
+        connections.any(|joined| joined.began_anew_since(epoch))
     }
 
     /// The same, with a while for the logs to come so far.
@@ -400,7 +411,9 @@ impl Fleet {
     pub(crate) fn complete_epoch(&self) -> Option<Epoch> {
         let (epoch, view) = self.closed_view();
         let epoch = epoch.filter(|_| view.absent.is_empty() && view.given_up.is_empty())?;
-        let seen = |joined: &Arc<Joined>| joined.newest_epoch().is_some_and(|seen| seen >= epoch);
+        let seen = |joined: &Arc<Joined>| {
+            !view.returns(joined) && joined.newest_epoch().is_some_and(|seen| seen >= epoch)
+        };
         view.serving.iter().all(seen).then_some(epoch)
     }
 

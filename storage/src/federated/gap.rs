@@ -74,7 +74,7 @@ impl Fleet {
             until: Some(until),
         };
         let read = async {
-            let mut stream = joined.member.backend.watch(request).await?;
+            let mut stream = joined.history(request).await?;
             while let Some(batch) = stream.next().await {
                 if !batch?.events.is_empty() {
                     return Ok(true);

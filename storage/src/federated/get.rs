@@ -80,6 +80,7 @@ impl Fleet {
             }
             if let Some((joined, _)) = self.route_settled(domain).await? {
                 self.view().check_not_away(&joined)?;
+                self.view().check_begun(&joined)?;
                 return Ok(Located::Owned(joined));
             }
             self.check_has_members()?;

@@ -7,8 +7,8 @@ use super::ring::Ring;
 use super::view::View;
 use super::{ClusterStatus, Member, Routing, Seen};
 use crate::backend::{
-    BackendError, BackendEvent, BackendStatus, Compare, Condition, KeyValue, Op, Range, Revision, Txn,
-    TxnResponse, WatchRequest,
+    BackendError, BackendEvent, BackendStatus, Compare, Condition, KeyValue, Op, OpResponse, Range, Revision,
+    Txn, TxnResponse, WatchRequest, WatchStream,
 };
 use crate::clock::{BASE_REVISIONS_MAX, Clock, ClockHistory, Position, decode_epoch, encode_epoch};
 use crate::key::{self, Domain};
@@ -22,6 +22,7 @@ use crate::{Error, Object, ResourceVersion};
 use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,6 +51,16 @@ pub(crate) struct Joined {
     close: Signal,
 }
 
+/// Whose backend it is: the value of `identity`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) slot: u16,
+    pub(crate) uid: String,
+    pub(crate) fleet: String,
+    #[serde(default, skip_serializing_if = "crate::membership::is_zero")]
+    pub(crate) incarnation: u64,
+}
+
 /// What a backend's own key `members` says of itself.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Own {
@@ -65,6 +76,8 @@ pub(crate) struct State {
     incarnation: u64,
     /// Its log is being followed.
     pub(crate) connected: bool,
+    /// It was looked at since it was lost last, and is as far as it was: it may be written to.
+    pub(crate) checked: bool,
     /// Why it is not.
     pub(crate) problem: Option<String>,
     /// It was found older than it was.
@@ -144,6 +157,7 @@ impl Joined {
         let state = State {
             incarnation: member.incarnation,
             connected: false,
+            checked: false,
             problem: Some("not connected yet".to_owned()),
             restored: false,
             superseded: false,
@@ -291,21 +305,107 @@ impl Joined {
         }
     }
 
-    /// Carries out a transaction within [`CALL_DEADLINE`].
-    pub(crate) async fn call(&self, txn: Txn) -> Result<TxnResponse, BackendError> {
-        let sent = Instant::now();
-        let known = {
-            let state = self.state.lock();
-            if self.closing.load(Ordering::SeqCst) {
-                let cause = "the connection to it was given up".to_owned();
-                return Err(BackendError::Unavailable { cause, sent: false });
+    /// Refuses a backend that is older than it was. Before anything is written to it.
+    pub(crate) async fn check_not_restored(&self) -> Result<(), Error> {
+        if let Some(seen) = self.must_be_at() {
+            let read = [Range::key(key::IDENTITY), Range::key(key::CLOCK)];
+            // Not `Joined::call`, which does not let such answers pass.
+            let answer = tokio::time::timeout(CALL_DEADLINE, self.member.backend.txn(Txn::read(read))).await;
+            let answer = answer
+                .map_err(|_| self.unavailable("no answer in time"))?
+                .map_err(|e| self.error(e))?;
+            let revision = answer.revision;
+            let mut values = answer.responses.into_iter().map(OpResponse::into_range);
+            let mut value = || values.next().and_then(|range| range.kvs.into_iter().next());
+            let (identity, clock) = (value(), value());
+            let epoch = clock.and_then(|kv| decode_epoch(&kv.value));
+            let (Some(identity), Some(epoch)) = (identity, epoch) else {
+                return Err(self.is_restored("it holds nothing of ours".to_owned(), seen));
+            };
+            if epoch < seen.epoch || revision < seen.revision {
+                let found = format!("it is at epoch {}, revision {revision}", epoch.0);
+                return Err(self.is_restored(found, seen));
             }
-            if state.restored || state.superseded {
-                let cause = state.problem.clone().unwrap_or_default();
-                return Err(BackendError::Unavailable { cause, sent: false });
+            // Accepted as it is, it may be further than it ever was.
+            let identity: Option<Identity> = serde_json::from_slice(&identity.value).ok();
+            if identity.is_some_and(|identity| identity.incarnation > self.member.incarnation) {
+                return Err(self.is_superseded());
             }
-            state.revision
+        }
+        let mut state = self.state.lock();
+        (state.restored, state.checked) = (false, true);
+        Ok(())
+    }
+
+    /// It was found older than it was.
+    pub(crate) fn is_restored(&self, found: String, seen: Seen) -> Error {
+        self.state.lock().restored = true;
+        Error::Restored {
+            cluster: self.member.name.clone(),
+            found,
+            seen: format!("epoch {}, revision {}", seen.epoch.0, seen.revision),
+        }
+    }
+
+    /// It is a later incarnation than this connection is for.
+    pub(crate) fn is_superseded(&self) -> Error {
+        self.state.lock().superseded = true;
+        self.unavailable("it was restored and accepted as it is, which this replica has not heard of yet")
+    }
+
+    /// Whether anything may be asked of it.
+    fn check_in_use(&self) -> Result<(), BackendError> {
+        let state = self.state.lock();
+        let cause = if self.closing.load(Ordering::SeqCst) {
+            "the connection to it was given up".to_owned()
+        } else if state.restored || state.superseded {
+            state.problem.clone().unwrap_or_default()
+        } else {
+            return Ok(());
         };
+        Err(BackendError::Unavailable { cause, sent: false })
+    }
+
+    /// After a failure another store may answer.
+    async fn check_same_store(&self) -> Result<(), BackendError> {
+        self.check_in_use()?;
+        if self.state.lock().checked {
+            return Ok(());
+        }
+        let checked = self.check_not_restored().await;
+        checked.map_err(|error| BackendError::Unavailable {
+            cause: error.to_string(),
+            sent: false,
+        })
+    }
+
+    /// Carries out a transaction within [`CALL_DEADLINE`].
+    ///
+    /// Before it writes it knows that the store is the one that it was: whatever is written to a restored one brings it
+    /// nearer to what was seen, and after enough ticks (of those who settle a write) nobody could tell any more (seeds 22,
+    /// 43). Of a read the answer tells.
+    pub(crate) async fn call(&self, txn: Txn) -> Result<TxnResponse, BackendError> {
+        match txn.is_read_only() {
+            true => self.check_in_use()?,
+            false => self.check_same_store().await?,
+        }
+        let answer = self.send(txn).await;
+        if matches!(answer, Err(BackendError::Unavailable { .. })) {
+            self.state.lock().checked = false;
+        }
+        answer
+    }
+
+    /// Reads a piece of history. No answer tells whose it is: revisions of a restored store stand for something else than
+    /// they did (seed 345).
+    pub(crate) async fn history(&self, request: WatchRequest) -> Result<WatchStream, BackendError> {
+        self.check_same_store().await?;
+        self.member.backend.watch(request).await
+    }
+
+    async fn send(&self, txn: Txn) -> Result<TxnResponse, BackendError> {
+        let sent = Instant::now();
+        let known = self.state.lock().revision;
         let answer = tokio::time::timeout(CALL_DEADLINE, self.member.backend.txn(txn)).await;
         let response = match answer {
             Ok(answer) => answer?,
@@ -436,10 +536,7 @@ impl Joined {
             };
             let answer = self.call(txn).await.map_err(|e| self.error(e))?;
             self.measure(sent.elapsed());
-            let mut ranges = answer
-                .responses
-                .into_iter()
-                .map(crate::backend::OpResponse::into_range);
+            let mut ranges = answer.responses.into_iter().map(OpResponse::into_range);
             let (first, members) = (
                 ranges.next().unwrap_or_default(),
                 ranges.next().unwrap_or_default(),
@@ -483,6 +580,13 @@ impl Joined {
         let state = self.state.lock();
         let mut gaps = state.own.gaps.iter();
         gaps.any(|gap| gap.objects && gap.holds(epoch))
+    }
+
+    /// Whether it began anew after this epoch, in a restore.
+    pub(crate) fn began_anew_since(&self, epoch: Epoch) -> bool {
+        let state = self.state.lock();
+        let mut gaps = state.own.gaps.iter();
+        gaps.any(|gap| gap.begins_anew() && gap.holds(epoch))
     }
 
     /// What this replica says of it.
@@ -533,7 +637,7 @@ impl Joined {
         };
         let read = async {
             let mut changes = Vec::new();
-            let mut stream = self.member.backend.watch(request).await?;
+            let mut stream = self.history(request).await?;
             while let Some(batch) = stream.next().await {
                 changes.extend(batch?.events);
             }

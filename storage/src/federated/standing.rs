@@ -21,6 +21,7 @@ use crate::backend::{KeyValue, Revision};
 use crate::key::{Domain, domain_of};
 use crate::owners::{Held, OwnerEntry, OwnerRecord, Tenure, Verdict};
 use crate::placements::{Known, Placed};
+use crate::resource_version::Epoch;
 use crate::signal::Signal;
 use crate::{Error, ResourceVersion};
 use futures::StreamExt;
@@ -320,7 +321,7 @@ impl Fleet {
             return Standing::Impostor;
         }
         let (name, slot) = (&joined.member.name, joined.slot());
-        let (entry, generation, removed, verdict, is_older) = {
+        let (entry, generation, removed, verdict, is_older, is_restored) = {
             let state = joined.state.lock();
             let tenures = state.log.owners.tenures(domain);
             let Some(at) = tenures.iter().position(|held| Arc::ptr_eq(&held.tenure, tenure)) else {
@@ -340,7 +341,11 @@ impl Fleet {
             let is_older = tenures[..at]
                 .iter()
                 .any(|before| before.tenure.has_counted() && before.generation() >= generation);
-            (entry, generation, held.removed_at, verdict, is_older)
+            // In a backup the key of a placement that is gone since may stand again. (Of those that went it is not asked.)
+            let claimed = held.counts_from().map_or(Epoch(0), |from| from.epoch());
+            let mut gaps = state.own.gaps.iter();
+            let is_restored = entry.is_some() && gaps.any(|gap| gap.begins_anew() && gap.holds(claimed));
+            (entry, generation, held.removed_at, verdict, is_older, is_restored)
         };
         if known.owns(name, slot, generation) {
             tenure.counts(placements);
@@ -352,7 +357,8 @@ impl Fleet {
             }
             return Standing::Impostor;
         }
-        let has_owned = || !is_older && self.config.placements.has_owned(domain, name, slot, generation);
+        let has_owned =
+            || !is_older && !is_restored && self.config.placements.has_owned(domain, name, slot, generation);
         if tenure.has_counted() || has_owned() {
             tenure.counts(placements);
             return Standing::Counts;

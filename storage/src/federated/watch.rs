@@ -176,7 +176,8 @@ impl Watching {
             }
             Source::Nobody { domain } => {
                 let closed = self.fleet.complete_epoch();
-                closed.filter(|_| matches!(self.fleet.home_after(domain, position), Ok(None)))
+                let is_nowhere = || matches!(self.fleet.home_after(domain, position), Ok(None));
+                closed.filter(|_| is_nowhere() && !self.fleet.began_anew_since(position.epoch()))
             }
             // Of members that came or went since it last looked, this watch knows nothing yet.
             Source::All { version, cursors, .. } => closed
@@ -240,6 +241,10 @@ impl Watching {
         rv: ResourceVersion,
     ) -> Result<Source, Error> {
         let changes = joined.changes();
+        // Versions from before a restore have a place in its log, and nobody may go on from there (seed 73).
+        if self.fleet.view().returns(&joined) {
+            return Err(joined.unavailable("it is coming back"));
+        }
         let position = self.fleet.position(&joined, rv).await?;
         if joined.was_left_out_at(rv.epoch()) {
             return Err(Error::Expired { requested: rv });

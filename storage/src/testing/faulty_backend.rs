@@ -94,6 +94,8 @@ struct State {
     settings: FaultSettings,
     /// Raised to end all watches that are open.
     cut: u64,
+    /// Raised when the connections are lost.
+    broken: u64,
     heal_on_suspect: bool,
 }
 
@@ -135,6 +137,12 @@ impl Faults {
         self.changed.notify_waiters();
     }
 
+    /// Ends all connections, as when the server behind them goes: watches end, and what is on its way is lost.
+    pub fn break_connections(&self) {
+        self.state.lock().broken += 1;
+        self.cut_watches();
+    }
+
     /// `suspect_member` ends an outage of watches: the other members are well.
     pub fn heal_on_suspect(&self, yes: bool) {
         self.state.lock().heal_on_suspect = yes;
@@ -148,6 +156,10 @@ impl Faults {
 
     fn cut(&self) -> u64 {
         self.state.lock().cut
+    }
+
+    fn broken(&self) -> u64 {
+        self.state.lock().broken
     }
 
     fn now(&self) -> Outage {
@@ -211,6 +223,15 @@ impl FaultyBackend {
         )
     }
 
+    /// Another connection over the same network, to what may be another server.
+    #[must_use]
+    pub fn beside(&self, inner: Arc<dyn Backend>) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            ..self.clone()
+        })
+    }
+
     fn fate(&self) -> Fate {
         let s = self.faults.settings();
         let mut random = self.random.lock();
@@ -261,7 +282,12 @@ impl FaultyBackend {
                 sent: false,
             });
         }
+        let (faults, connection) = (self.faults.clone(), self.faults.broken());
+        let is_broken = move || faults.broken() != connection;
         wait(fate.there).await;
+        if is_broken() {
+            return Err(lost("the connection was lost"));
+        }
         let arrives = match self.faults.now() {
             Outage::Down | Outage::Partitioned => false,
             Outage::Writes => !write,
@@ -275,8 +301,10 @@ impl FaultyBackend {
             let late = request(self.inner.clone());
             tokio::spawn(async move {
                 tokio::time::sleep_until(sent + fate.late).await;
-                // Nobody waits for the answer.
-                let _ = late.await;
+                if !is_broken() {
+                    // Nobody waits for the answer.
+                    let _ = late.await;
+                }
             });
             tokio::time::sleep_until(sent + fate.timeout).await;
             return Err(lost("timed out"));
@@ -284,9 +312,14 @@ impl FaultyBackend {
         let mut answer = request(self.inner.clone()).await;
         if fate.what == What::Twice {
             wait(fate.back + fate.there).await;
-            answer = request(self.inner.clone()).await;
+            if !is_broken() {
+                answer = request(self.inner.clone()).await;
+            }
         }
         wait(fate.back).await;
+        if is_broken() {
+            return Err(lost("the connection was lost, though it was carried out"));
+        }
         let returns = !matches!(self.faults.now(), Outage::Down | Outage::Partitioned);
         if !returns || fate.what == What::AnswerLost {
             tokio::time::sleep_until(sent + fate.timeout).await;
@@ -352,7 +385,7 @@ impl Backend for FaultyBackend {
 
     fn watch(&self, request: WatchRequest) -> BoxFuture<'_, Result<WatchStream, BackendError>> {
         async move {
-            let fate = self.fate();
+            let (fate, cut) = (self.fate(), self.faults.cut());
             let refused = || BackendError::Unavailable {
                 cause: "cannot watch".to_owned(),
                 sent: false,
@@ -368,7 +401,7 @@ impl Backend for FaultyBackend {
             }
             let inner = self.inner.watch(request).await?;
             wait(fate.back).await;
-            Ok(self.clone().deliver(inner))
+            Ok(self.clone().deliver(inner, cut))
         }
         .boxed()
     }
@@ -397,9 +430,8 @@ impl Backend for FaultyBackend {
 
 impl FaultyBackend {
     /// The batches of `inner`, each when it has arrived; many may be on their way, none overtakes another.
-    fn deliver(self, mut inner: WatchStream) -> WatchStream {
+    fn deliver(self, mut inner: WatchStream, cut_at_start: u64) -> WatchStream {
         type Item = Result<WatchBatch, BackendError>;
-        let cut_at_start = self.faults.cut();
         async_stream::stream! {
             let mut on_the_way: VecDeque<(Instant, Option<Item>)> = VecDeque::new();
             let mut last_arrival = Instant::now();

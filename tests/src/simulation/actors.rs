@@ -154,7 +154,7 @@ pub(super) async fn empty_and_release(
 }
 
 /// Gives a namespace up if nothing is left in it. Whether that was done cannot be told if nobody answers.
-async fn release(world: &Shared, store: &FederatedStore, namespace: &str, placement: &Placement) {
+pub(super) async fn release(world: &Shared, store: &FederatedStore, namespace: &str, placement: &Placement) {
     let domain = Domain::Namespace(namespace.into());
     let released = store.release(&domain, &placement.uid).await;
     match &released {
@@ -335,9 +335,11 @@ pub(super) async fn watcher(world: Shared, mut random: StdRng) {
             delivered: Vec::new(),
             expired: None,
             was_running: false,
+            ended: 0,
             complete_to: None,
         };
         follow(&world, &mut watch, &mut random).await;
+        watch.ended = world.now();
         world.history.borrow_mut().watches.push(watch);
     }
 }

@@ -6,10 +6,10 @@ use super::world::{Shared, pause};
 use outrigger_storage::federated::Rule;
 use outrigger_storage::membership::report::{BackendReport, ReplicaReport, Verdict, Wishes, is_ready, judge};
 use outrigger_storage::membership::{MemberState, Membership, MembershipError, Missed};
-use outrigger_storage::{FederatedStore, Slot};
+use outrigger_storage::{Epoch, FederatedStore, Slot};
 use rand::Rng;
 use rand::rngs::StdRng;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -38,6 +38,10 @@ pub(super) struct Control {
     pub(super) draining: RefCell<BTreeSet<u16>>,
     /// Members that are wanted offline.
     offline: RefCell<BTreeSet<u16>>,
+    /// Members that were restored or wiped, and are wanted as they are.
+    pub(super) accept: RefCell<BTreeSet<u16>>,
+    /// The replica that leads.
+    pub(super) leads: Cell<usize>,
 }
 
 impl Control {
@@ -86,6 +90,8 @@ impl Control {
         let members = decisions.iter().flat_map(|decision| &decision.members);
         let returned =
             members.filter_map(|member| Some(((member.slot.0, Some(member.opens)), member.missed?)));
+        // What is missing of who was accepted as it is, the restore says.
+        let returned = returned.filter(|(_, missed)| !missed.objects || missed.from != Epoch(0));
         let current = self.current();
         let away = current.members.iter().filter_map(|member| {
             let objects = matches!(member.state, MemberState::Offline { .. });
@@ -95,7 +101,24 @@ impl Control {
                 .filter(|_| !matches!(member.state, MemberState::Removed { .. }))?;
             Some(((member.slot.0, None), Missed { from, objects }))
         });
-        let by_opening: BTreeMap<_, _> = returned.chain(away).collect();
+        let mut by_opening: BTreeMap<_, _> = returned.chain(away).collect();
+        // Who was accepted as it is: nothing else is missing than while it was lost before that.
+        for pair in decisions.windows(2) {
+            for member in &pair[1].members {
+                let Some(was) = pair[0].member(member.slot) else {
+                    continue;
+                };
+                if was.incarnation == member.incarnation {
+                    continue;
+                }
+                let key = (member.slot.0, Some(member.opens));
+                by_opening.remove(&key);
+                if let Some(from) = was.state.end() {
+                    let objects = matches!(was.state, MemberState::Offline { .. });
+                    by_opening.insert(key, Missed { from, objects });
+                }
+            }
+        }
         let gaps = by_opening.into_iter();
         gaps.map(|((slot, opens), missed)| (slot, opens, missed))
             .collect()
@@ -136,6 +159,9 @@ pub(super) async fn agent(world: Shared, store: FederatedStore, replica: usize, 
             .map(|member| member.slot.0)
             .chain(world.control.candidates.borrow().iter().copied())
             .collect();
+        for member in &decision.members {
+            world.connect(replica, member);
+        }
         let connections = world.connections.borrow()[replica]
             .iter()
             .filter(|member| wanted.contains(&member.slot.0))
@@ -198,31 +224,55 @@ pub(super) async fn reporter(world: Shared, store: FederatedStore, replica: usiz
 /// take a while to be written.
 pub(super) async fn leader(world: Shared, mut random: StdRng) {
     let any = |random: &mut StdRng| random.random_range(0..world.settings.replicas);
-    let mut leads = any(&mut random);
+    let leads = &world.control.leads;
+    leads.set(any(&mut random));
     loop {
         pause(&mut random, 400).await;
         if random.random_bool(0.1) {
-            leads = any(&mut random);
+            leads.set(any(&mut random));
         }
         let (current, reports) = (world.control.current(), reports(&world));
         let wishes = Wishes {
             held_back: Vec::new(),
             offline: world.control.offline.borrow().iter().copied().map(Slot).collect(),
         };
-        match judge(&current, &name_of(leads), &reports, &wishes, LOSS_AFTER) {
+        let verdict = match judge(&current, &name_of(leads.get()), &reports, &wishes, LOSS_AFTER) {
+            Verdict::Nothing => accepted(&world, &current, &reports),
+            verdict => verdict,
+        };
+        match verdict {
             Verdict::Nothing => {}
-            Verdict::Resign => leads = any(&mut random),
+            Verdict::Resign => leads.set(any(&mut random)),
             Verdict::Decide(next) => {
                 if random.random_bool(0.3) {
                     pause(&mut random, 600).await;
                 }
                 let unchanged = world.control.current().generation == current.generation;
                 if unchanged {
+                    let is_news = |slot: &u16| {
+                        let incarnation = |of: &Membership| of.member(Slot(*slot)).map(|m| m.incarnation);
+                        incarnation(&next) == incarnation(&current)
+                    };
+                    world.control.accept.borrow_mut().retain(is_news);
                     world.control.decisions.borrow_mut().push(next);
                 }
             }
         }
     }
+}
+
+/// The next member that the administrator accepts as it is. As with every loss, all replicas have to act on what was decided
+/// before.
+fn accepted(world: &Shared, current: &Membership, reports: &[ReplicaReport]) -> Verdict {
+    if reports
+        .iter()
+        .any(|report| report.generation < current.generation)
+    {
+        return Verdict::Nothing;
+    }
+    let accepted = world.control.accept.borrow().first().copied();
+    let next = accepted.and_then(|slot| current.accepted(Slot(slot)).ok());
+    next.map_or(Verdict::Nothing, Verdict::Decide)
 }
 
 /// A member is taken offline for a while.

@@ -194,7 +194,7 @@ async fn forge(world: &Shared, namespace: &str, random: &mut StdRng) {
 }
 
 async fn clock(world: &Shared) -> Option<(Epoch, u64)> {
-    let backend = &world.backends[usize::from(HELD.0)];
+    let backend = world.site(HELD).store();
     let answer = backend.txn(Txn::read([Range::key("clock")])).await.ok()?;
     let range = answer.responses.into_iter().next()?.into_range();
     let kv = range.kvs.into_iter().next()?;
@@ -216,7 +216,7 @@ async fn write(world: &Shared, op: Op) {
         success: vec![op],
         failure: vec![],
     };
-    let backend = &world.backends[usize::from(HELD.0)];
+    let backend = world.site(HELD).store();
     backend
         .txn(txn)
         .await

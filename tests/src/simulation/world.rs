@@ -3,11 +3,13 @@
 use super::Settings;
 use super::control::{Control, Reported, agent, reporter};
 use super::impostor::{Busy, LatePlacements, Published};
-use super::truth::RawLog;
+use super::restores::Restored;
+use super::site::{Life, Line, Site};
 use crate::history::{History, Nanos, ObjectName};
 use outrigger_storage::backend::embedded::EmbeddedBackend;
-use outrigger_storage::federated::{Extent, Member, Routing, Scope, StoreConfig};
+use outrigger_storage::federated::{Extent, Member, Routing, Scope, Seen, StoreConfig};
 use outrigger_storage::key::{Key, Resource};
+use outrigger_storage::membership::MemberRecord;
 use outrigger_storage::testing::faulty_backend::{Faults, FaultyBackend, Outage};
 use outrigger_storage::{FederatedStore, Object, SealedObject, Slot};
 use rand::rngs::StdRng;
@@ -42,8 +44,13 @@ pub(super) struct Placement {
 pub(super) struct World {
     pub(super) settings: Settings,
     pub(super) start: Instant,
-    pub(super) backends: Vec<Arc<EmbeddedBackend>>,
-    pub(super) logs: Vec<Rc<RefCell<RawLog>>>,
+    /// By slot: where the backends are.
+    pub(super) sites: Vec<Arc<Site>>,
+    /// By slot: the stores that stood there, one after another.
+    pub(super) lives: RefCell<Vec<Vec<Life>>>,
+    pub(super) restored: RefCell<Vec<Restored>>,
+    /// By slot: what is recorded of the backends outside of them.
+    pub(super) records: RefCell<BTreeMap<u16, Seen>>,
     pub(super) replicas: RefCell<Vec<FederatedStore>>,
     pub(super) faults: RefCell<Vec<Vec<Arc<Faults>>>>,
     pub(super) placements: RefCell<Placements>,
@@ -53,6 +60,8 @@ pub(super) struct World {
     pub(super) control: Control,
     /// Per replica, its connections to all backends.
     pub(super) connections: RefCell<Vec<Vec<Member>>>,
+    /// Per replica, the network to each backend.
+    networks: RefCell<Vec<Vec<Arc<FaultyBackend>>>>,
     /// What each replica said last of the backends.
     pub(super) reports: RefCell<BTreeMap<usize, Reported>>,
     pub(super) history: RefCell<History>,
@@ -67,8 +76,10 @@ pub(super) async fn start_replica(world: &Shared, replica: usize, while_away: bo
     let mut random = StdRng::seed_from_u64(seed);
     let mut members = Vec::new();
     let mut faults = Vec::new();
-    for (i, backend) in world.backends.iter().enumerate() {
-        let (faulty, control) = FaultyBackend::new(backend.clone(), random.random());
+    let mut networks = Vec::new();
+    let decision = world.control.current();
+    for (i, site) in world.sites.iter().enumerate() {
+        let (faulty, control) = FaultyBackend::new(Line::new(site), random.random());
         control.set(|s| {
             s.round_trip = settings.round_trip;
             s.jitter = settings.round_trip / 4;
@@ -80,12 +91,13 @@ pub(super) async fn start_replica(world: &Shared, replica: usize, while_away: bo
             slot,
             uid: format!("uid-{i}"),
             name,
-            backend: faulty,
+            backend: faulty.clone(),
             exclusive: settings.compaction,
-            seen: None,
-            incarnation: 0,
+            seen: world.records.borrow().get(&slot.0).copied(),
+            incarnation: decision.member(slot).map_or(0, |member| member.incarnation),
         });
         faults.push(control);
+        networks.push(faulty);
     }
     if while_away {
         let away = random.random_range(0..faults.len());
@@ -124,6 +136,7 @@ pub(super) async fn start_replica(world: &Shared, replica: usize, while_away: bo
     };
     let (store, tasks) = opened.expect("backends are ours");
     world.connections.borrow_mut().push(members);
+    world.networks.borrow_mut().push(networks);
     for task in tasks {
         tokio::task::spawn_local(task.run);
     }
@@ -131,7 +144,7 @@ pub(super) async fn start_replica(world: &Shared, replica: usize, while_away: bo
         let random = StdRng::seed_from_u64(seed ^ 0xa6e7);
         tokio::task::spawn_local(agent(world.clone(), store.clone(), replica, random));
     }
-    if settings.losses {
+    if settings.is_judged() {
         let random = StdRng::seed_from_u64(seed ^ 0x1e90);
         tokio::task::spawn_local(reporter(world.clone(), store.clone(), replica, random));
     }
@@ -140,6 +153,64 @@ pub(super) async fn start_replica(world: &Shared, replica: usize, while_away: bo
 }
 
 impl World {
+    pub(super) fn new(settings: Settings) -> Self {
+        let first = || vec![Life::first(EmbeddedBackend::in_memory())];
+        let lives: Vec<_> = (0..settings.backends).map(|_| first()).collect();
+        lives.iter().flatten().for_each(Life::record);
+        Self {
+            start: Instant::now(),
+            sites: lives.iter().map(|lives| Site::new(&lives[0])).collect(),
+            lives: RefCell::new(lives),
+            restored: RefCell::default(),
+            records: RefCell::default(),
+            replicas: RefCell::default(),
+            faults: RefCell::default(),
+            placements: RefCell::default(),
+            unreleased: RefCell::default(),
+            busy: Busy::default(),
+            control: Control::new(settings.backends - settings.spares),
+            connections: RefCell::default(),
+            networks: RefCell::default(),
+            reports: RefCell::default(),
+            history: RefCell::default(),
+            next_tag: Cell::new(1),
+            writing: Cell::new(true),
+            settings,
+        }
+    }
+
+    pub(super) fn site(&self, slot: Slot) -> &Arc<Site> {
+        &self.sites[usize::from(slot.0)]
+    }
+
+    /// The store that stands there now.
+    pub(super) fn life(&self, slot: Slot) -> Life {
+        let lives = self.lives.borrow();
+        let last = lives[usize::from(slot.0)].last();
+        last.expect("it begins with one").clone()
+    }
+
+    /// It is over that a backend was restored.
+    pub(super) fn ends(&self, slot: Slot, end: impl Fn(&mut Restored, Nanos)) {
+        let now = self.now();
+        let mut restored = self.restored.borrow_mut();
+        let last = restored.iter_mut().rev().find(|restored| restored.slot == slot.0);
+        end(last.expect("it was restored before"), now);
+    }
+
+    /// A replica's connection to a member, as it is now: one that was accepted anew gets another.
+    pub(super) fn connect(&self, replica: usize, record: &MemberRecord) -> Member {
+        let slot = usize::from(record.slot.0);
+        let member = &mut self.connections.borrow_mut()[replica][slot];
+        if member.incarnation < record.incarnation {
+            let network = &self.networks.borrow()[replica][slot];
+            member.backend = network.beside(Line::new(&self.sites[slot]));
+            member.seen = self.records.borrow().get(&record.slot.0).copied();
+            member.incarnation = record.incarnation;
+        }
+        member.clone()
+    }
+
     pub(super) fn now(&self) -> Nanos {
         self.start.elapsed().as_nanos() as Nanos
     }
@@ -183,8 +254,10 @@ pub(super) fn any_object(random: &mut StdRng) -> ObjectName {
     (any_namespace(random), format!("o{}", random.random_range(0..5)))
 }
 
+pub(super) const NAMESPACES: [&str; 6] = ["a", "a-b", "b", "c", "d", "e"];
+
 pub(super) fn any_namespace(random: &mut StdRng) -> String {
-    ["a", "a-b", "b", "c", "d", "e"][random.random_range(0..6)].to_owned()
+    NAMESPACES[random.random_range(0..NAMESPACES.len())].to_owned()
 }
 
 pub(super) fn sealed(tag: u64) -> SealedObject {

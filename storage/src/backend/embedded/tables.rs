@@ -97,7 +97,7 @@ pub(super) trait TablesMut: Tables {
 }
 
 /// The maps in memory: for tests and the simulation.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct MemoryTables {
     /// By key; the states of one key by revision.
     versions: BTreeMap<Bytes, VecDeque<Version>>,

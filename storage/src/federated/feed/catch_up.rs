@@ -3,31 +3,21 @@
 
 use super::{generation_before, next_key};
 use crate::Error;
-use crate::backend::{BackendError, Compare, Op, OpResponse, Range, Revision, Txn};
+use crate::backend::{BackendError, Compare, Op, Range, Revision, Txn};
 use crate::clock::{Clock, ClockHistory, decode_epoch};
 use crate::federated::fleet::Fleet;
-use crate::federated::joined::{CALL_DEADLINE, Joined};
-use crate::federated::{Seen, members};
+use crate::federated::joined::{Identity, Joined};
+use crate::federated::members;
 use crate::key::{self, Domain};
 use crate::owners::{OwnerEntry, OwnerLog, OwnerRecord, Removal};
 use crate::resource_version::Epoch;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Owner keys read in one page.
 const OWNERS_PAGE: usize = 1000;
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Identity {
-    slot: u16,
-    uid: String,
-    fleet: String,
-    #[serde(default, skip_serializing_if = "crate::membership::is_zero")]
-    incarnation: u64,
-}
 
 /// Where the log is followed from.
 pub(super) struct CaughtUp {
@@ -49,37 +39,8 @@ pub(super) struct Anew {
 impl Fleet {
     /// Whether the backend answers, is ours, and as far as it was.
     pub(crate) async fn check(&self, joined: &Arc<Joined>) -> Result<(), Error> {
-        if let Some(seen) = joined.must_be_at() {
-            self.check_not_restored(joined, seen).await?;
-        }
+        joined.check_not_restored().await?;
         self.check_identity(joined).await
-    }
-
-    /// Refuses a backend that is older than it was. Before anything is written to it.
-    async fn check_not_restored(&self, joined: &Arc<Joined>, seen: Seen) -> Result<(), Error> {
-        let read = [Range::key(key::IDENTITY), Range::key(key::CLOCK)];
-        // Not `Joined::call`, which does not let such answers pass.
-        let answer = tokio::time::timeout(CALL_DEADLINE, joined.member.backend.txn(Txn::read(read))).await;
-        let answer = answer
-            .map_err(|_| joined.unavailable("no answer in time"))?
-            .map_err(|e| joined.error(e))?;
-        let revision = answer.revision;
-        let mut values = answer.responses.into_iter().map(OpResponse::into_range);
-        let mut value = || values.next().and_then(|range| range.kvs.into_iter().next());
-        let (identity, clock) = (value(), value());
-        let epoch = clock.and_then(|kv| decode_epoch(&kv.value));
-        let found = match (identity, epoch) {
-            (None, _) | (_, None) => "it holds nothing of ours".to_owned(),
-            (Some(_), Some(epoch)) if epoch < seen.epoch || revision < seen.revision => {
-                format!("it is at epoch {}, revision {revision}", epoch.0)
-            }
-            (Some(_), Some(_)) => {
-                joined.state.lock().restored = false;
-                return Ok(());
-            }
-        };
-        joined.state.lock().restored = true;
-        Err(restored(joined, found, seen))
     }
 
     /// Everything before the watch: identity, tick, members, owners, clock history.
@@ -88,10 +49,7 @@ impl Fleet {
             Ok(status) => status,
             Err(error) => {
                 return Err(match (error, joined.must_be_at()) {
-                    (BackendError::OtherStore(found), Some(seen)) => {
-                        joined.state.lock().restored = true;
-                        restored(joined, found, seen)
-                    }
+                    (BackendError::OtherStore(found), Some(seen)) => joined.is_restored(found, seen),
                     (error, _) => joined.error(error),
                 });
             }
@@ -193,9 +151,7 @@ impl Fleet {
                 };
             }
             Ordering::Greater => {
-                joined.state.lock().superseded = true;
-                let cause = "it was restored and accepted as it is, which this replica has not heard of yet";
-                return Err(joined.unavailable(cause));
+                return Err(joined.is_superseded());
             }
         }
         Err(Error::Foreign {
@@ -367,13 +323,5 @@ impl Fleet {
             log.was_there(domain.clone(), entry.clone());
         }
         Ok(log)
-    }
-}
-
-fn restored(joined: &Joined, found: String, seen: Seen) -> Error {
-    Error::Restored {
-        cluster: joined.member.name.clone(),
-        found,
-        seen: format!("epoch {}, revision {}", seen.epoch.0, seen.revision),
     }
 }

@@ -169,6 +169,7 @@ impl Fleet {
                     missing: Vec::new(),
                 });
             };
+            self.view().check_begun(&joined)?;
             let at = self.position(&joined, rv).await?;
             if joined.was_left_out_at(rv.epoch()) {
                 return Err(Error::Expired { requested: rv });
@@ -241,7 +242,8 @@ impl Fleet {
             leave_out(absent, missing, &mut view)?;
         }
         for joined in &snapshot.view.serving {
-            match snapshot.cut(joined) {
+            let begun = snapshot.view.check_begun(joined);
+            match begun.and_then(|()| snapshot.cut(joined)) {
                 Ok(cut) => {
                     let early = u64::from(self.broken(Rule::CutAtTheTick));
                     view.parts.push(Part {
@@ -274,6 +276,8 @@ impl Fleet {
         if rv.is_some_and(|rv| resource_version < rv)
             || members.missed_by_lists().next().is_some()
             || !holders.iter().all(|joined| joined.is_connected())
+            // Of a member that was restored since then it would show what it holds now (seed 408).
+            || holders.iter().any(|joined| joined.was_left_out_at(closed) || members.returns(joined))
         {
             return None;
         }
