@@ -173,6 +173,10 @@ pub enum Rule {
     OneDecisionAtATime,
     /// Versions of the time when a member was lost are expired for kinds that changed on it meanwhile.
     GapsAreRemembered,
+    /// A backend that is older than it was is refused until it is accepted as it is.
+    RestoredAreRefused,
+    /// Versions from before a restore are expired once it is accepted.
+    RestoresExpire,
     /// An owner key counts only on the cluster that the placement names.
     PlacementNamesTheOwner,
     /// A watch passes on only what was written under an owner key.

@@ -251,6 +251,25 @@ fn losses_in_a_row_that_nobody_waits_for_lose_what_is_there() {
     });
 }
 
+#[test]
+fn a_restored_backend_that_is_taken_for_what_it_was_loses_what_is_there() {
+    break_rule(Rule::RestoredAreRefused, &["I5", "I6", "I7"], |s| {
+        restores(s);
+        s.accepts = false;
+    });
+}
+
+#[test]
+fn going_on_from_before_a_restore_is_not_seeing_it() {
+    break_rule(Rule::RestoresExpire, &["I2", "I3"], restores);
+}
+
+fn restores(s: &mut Settings) {
+    loses(s);
+    (s.losses, s.restores, s.accepts) = (false, true, true);
+    s.placements_late_by = Some(Duration::from_millis(30));
+}
+
 fn loses(s: &mut Settings) {
     (s.decided, s.backends, s.spares, s.losses, s.replicas) = (true, 3, 0, true, 3);
     (s.network, s.outages, s.late_replica) = (Network::Good, false, false);

@@ -124,7 +124,8 @@ impl Fleet {
                 None => {}
             }
             let metrics = self.config.metrics.backend(&member.name);
-            let joined = Arc::new(Joined::new(member, metrics));
+            let is_credulous = self.broken(Rule::RestoredAreRefused);
+            let joined = Arc::new(Joined::new(member, metrics, is_credulous));
             connections.push(joined.clone());
             added.push(joined);
         }

@@ -166,6 +166,9 @@ impl Fleet {
             }
             let mut members = read.members.clone();
             members.take(decided, joined.slot(), read.clock);
+            if self.broken(Rule::RestoresExpire) {
+                members.gaps.retain(|gap| !gap.begins_anew());
+            }
             if members::write(self, joined, &read, &members).await? {
                 return Ok(read.clock.epoch);
             }
