@@ -86,13 +86,13 @@ fn every_promise_holds_under_every_seed() {
     let next = AtomicU64::new(seeds.start);
     let watchdog = Watchdog::default();
     let (running, done) = mpsc::channel();
-    let totals: Vec<[usize; 7]> = std::thread::scope(|scope| {
+    let totals: Vec<[usize; 10]> = std::thread::scope(|scope| {
         let watchdog = &watchdog;
         scope.spawn(move || watchdog.watch(done));
         // Dropped at the end of this closure, by a panic too.
         let _running = running;
         let work = || {
-            let mut total = [0; 7];
+            let mut total = [0; 10];
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
                 if seed >= seeds.end {
@@ -119,6 +119,9 @@ fn every_promise_holds_under_every_seed() {
                 total[4] += outcome.truth.gaps.len();
                 total[5] += passed_over(&outcome);
                 total[6] += expired_by_gaps(&outcome);
+                total[7] += outcome.truth.restores.len();
+                total[8] += outcome.filled.0;
+                total[9] += outcome.filled.1;
             }
         };
         let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
@@ -136,9 +139,17 @@ fn every_promise_holds_under_every_seed() {
         seeds.end - seeds.start < 100 || gaps > 0 && passed > 0 && expired > 0,
         "members are lost, watches go on without them, and end when they are back"
     );
+    let (restores, full, room) = (sum(7), sum(8), sum(9));
+    assert!(
+        seeds.end - seeds.start < 100 || restores > 0 && full > 0 && room > 0,
+        "backends are restored; others are full, and have room again"
+    );
     eprintln!("{writes} writes, {lists} lists, {watches} watches with {events} events: all promises hold");
     eprintln!(
         "{gaps} members were lost and came back; {passed} watches went on meanwhile, {expired} had to end for it"
+    );
+    eprintln!(
+        "{restores} backends were restored or wiped; {full} were full, {room} of them had room again soon"
     );
 }
 
@@ -194,6 +205,8 @@ fn break_rule(rule: Rule, promises: &[&str], shape: impl Fn(&mut Settings)) {
             placements_late_by: None,
             impostor: false,
             restores: false,
+            fills: false,
+            maintenance: false,
             offline: false,
             ..Settings::of_seed(seed)
         };

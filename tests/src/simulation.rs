@@ -5,6 +5,7 @@
 //! of the backends are read for the validators.
 mod actors;
 mod control;
+mod hoarder;
 mod impostor;
 mod restores;
 mod site;
@@ -13,13 +14,15 @@ mod world;
 
 use crate::history::{History, Truth};
 use actors::{blackouts, disturber, finisher, lister, reader, releaser, watcher, writer};
-use control::{leader, operator};
+use control::{leader, maintainer, operator};
+use hoarder::hoarder;
 use impostor::impostor;
 use outrigger_storage::federated::Rule;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use restores::{recorder, restorer};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use truth::read_truth;
 use world::{World, start_replica};
@@ -72,6 +75,10 @@ pub struct Settings {
     pub restores: bool,
     /// Whether somebody accepts them as they are.
     pub accepts: bool,
+    /// Whether backends have a quota, and somebody who fills them.
+    pub fills: bool,
+    /// Whether members are under maintenance for a while: they go, and are not declared lost.
+    pub maintenance: bool,
     /// Whether somebody who holds a backend writes to it past the store.
     pub impostor: bool,
     /// A rule that is broken on purpose.
@@ -100,6 +107,10 @@ impl Settings {
         let may_restore = decided && placements_late_by.is_some() && !impostor;
         let restores = may_restore && restored.random_bool(0.6);
         let accepts = restored.random_bool(0.8);
+        let mut filled = StdRng::seed_from_u64(seed ^ 0xf011_f011);
+        let fills = filled.random_bool(0.5);
+        let mut maintained = StdRng::seed_from_u64(seed ^ 0x3a17_7a1e);
+        let maintenance = losses && maintained.random_bool(0.4);
         let drawn = Self {
             seed,
             backends: random.random_range(1..=3),
@@ -128,6 +139,8 @@ impl Settings {
             placements_late_by,
             restores,
             accepts,
+            fills: false,
+            maintenance,
             impostor,
             broken: None,
         };
@@ -135,6 +148,8 @@ impl Settings {
         Self {
             backends: drawn.backends + spares,
             duration: drawn.duration + more,
+            // What was deleted takes room until it is compacted.
+            fills: fills && drawn.compaction,
             ..drawn
         }
     }
@@ -167,6 +182,8 @@ pub struct Outcome {
     pub history: History,
     /// What the backends hold.
     pub truth: Truth,
+    /// How often a backend was full, and how often it had room again.
+    pub filled: (usize, usize),
     /// Whether everybody ended once the faults were healed.
     pub rested: bool,
 }
@@ -225,6 +242,12 @@ async fn simulate(settings: Settings) -> Outcome {
         drop(tokio::task::spawn_local(recorder(world.clone(), actor(37))));
         actors.push(tokio::task::spawn_local(restorer(world.clone(), actor(38))));
     }
+    if world.settings.fills {
+        actors.push(tokio::task::spawn_local(hoarder(world.clone(), actor(39))));
+    }
+    if world.settings.maintenance {
+        actors.push(tokio::task::spawn_local(maintainer(world.clone(), actor(40))));
+    }
     if world.settings.losses {
         actors.push(tokio::task::spawn_local(blackouts(world.clone(), actor(34))));
     }
@@ -254,8 +277,14 @@ async fn simulate(settings: Settings) -> Outcome {
             .sum();
         assert_eq!(suspected, 0, "a healthy member is not suspected");
     }
+    // Who is not heard in time does not know how much is in use.
+    if world.settings.network == Network::Good && !world.settings.outages && !world.settings.losses {
+        let refused = world.no_space.load(Ordering::Relaxed);
+        assert_eq!(refused, 0, "ticks and deletes always fit");
+    }
     let truth = read_truth(&world).await;
     Outcome {
+        filled: world.filled.get(),
         history: world.history.take(),
         truth,
         rested,

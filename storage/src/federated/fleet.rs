@@ -413,7 +413,7 @@ impl Fleet {
         let (epoch, view) = self.closed_view();
         let epoch = epoch.filter(|_| view.absent.is_empty() && view.given_up.is_empty())?;
         let seen = |joined: &Arc<Joined>| {
-            !view.returns(joined) && joined.newest_epoch().is_some_and(|seen| seen >= epoch)
+            view.check_begun(joined).is_ok() && joined.newest_epoch().is_some_and(|seen| seen >= epoch)
         };
         view.serving.iter().all(seen).then_some(epoch)
     }

@@ -273,9 +273,9 @@ impl View {
             .iter()
             .map(|(joined, last)| (joined, up_to.min(Epoch(last.0 + 1))));
         let mut known = serving.chain(removed);
-        // Who comes back may be restored, and says so when it is opened (seed 73).
+        // Of a member that was restored nothing is known of before until it says so, when it is opened (seed 73).
         let unread = known.find(|(joined, up_to)| {
-            self.returns(joined) || joined.newest_epoch().is_none_or(|seen| seen < *up_to)
+            self.check_begun(joined).is_err() || joined.newest_epoch().is_none_or(|seen| seen < *up_to)
         });
         let unread = unread.map(|(joined, _)| {
             joined.unavailable("its log was not read so far, and the namespace may have lived there")

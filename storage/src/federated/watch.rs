@@ -242,9 +242,7 @@ impl Watching {
     ) -> Result<Source, Error> {
         let changes = joined.changes();
         // Versions from before a restore have a place in its log, and nobody may go on from there (seed 73).
-        if self.fleet.view().returns(&joined) {
-            return Err(joined.unavailable("it is coming back"));
-        }
+        self.fleet.view().check_begun(&joined)?;
         let position = self.fleet.position(&joined, rv).await?;
         if joined.was_left_out_at(rv.epoch()) {
             return Err(Error::Expired { requested: rv });

@@ -6,6 +6,7 @@ use super::world::{Shared, pause};
 use outrigger_storage::federated::Rule;
 use outrigger_storage::membership::report::{BackendReport, ReplicaReport, Verdict, Wishes, is_ready, judge};
 use outrigger_storage::membership::{MemberState, Membership, MembershipError, Missed};
+use outrigger_storage::testing::faulty_backend::Outage;
 use outrigger_storage::{Epoch, FederatedStore, Slot};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -18,6 +19,9 @@ use tokio::time::Instant;
 const DRAIN_TRIES_MAX: usize = 12;
 /// How long nobody has reached a member before it is lost. (Runs are short.)
 const LOSS_AFTER: Duration = Duration::from_millis(1200);
+
+/// How long a decision takes to be written.
+const DECIDED_WITHIN: Duration = Duration::from_millis(600);
 
 /// What a replica said last.
 #[derive(Clone)]
@@ -38,6 +42,8 @@ pub(super) struct Control {
     pub(super) draining: RefCell<BTreeSet<u16>>,
     /// Members that are wanted offline.
     offline: RefCell<BTreeSet<u16>>,
+    /// Members under maintenance: they are not declared lost.
+    held_back: RefCell<BTreeSet<u16>>,
     /// Members that were restored or wiped, and are wanted as they are.
     pub(super) accept: RefCell<BTreeSet<u16>>,
     /// The replica that leads.
@@ -88,10 +94,16 @@ impl Control {
     pub(super) fn gaps(&self) -> Vec<(u16, Option<u64>, Missed)> {
         let decisions = self.decisions.borrow();
         let members = decisions.iter().flat_map(|decision| &decision.members);
-        let returned =
-            members.filter_map(|member| Some(((member.slot.0, Some(member.opens)), member.missed?)));
-        // What is missing of who was accepted as it is, the restore says.
-        let returned = returned.filter(|(_, missed)| !missed.objects || missed.from != Epoch(0));
+        let returned = members.filter_map(|member| {
+            let missed = member.missed?;
+            // Who was accepted as it is, and lost again before it was opened: what lists show the restore says.
+            let is_restored = member.incarnation > 0 && missed.from == Epoch(0);
+            let missed = Missed {
+                objects: missed.objects && !is_restored,
+                ..missed
+            };
+            Some(((member.slot.0, Some(member.opens)), missed))
+        });
         let current = self.current();
         let away = current.members.iter().filter_map(|member| {
             let objects = matches!(member.state, MemberState::Offline { .. });
@@ -233,7 +245,14 @@ pub(super) async fn leader(world: Shared, mut random: StdRng) {
         }
         let (current, reports) = (world.control.current(), reports(&world));
         let wishes = Wishes {
-            held_back: Vec::new(),
+            held_back: world
+                .control
+                .held_back
+                .borrow()
+                .iter()
+                .copied()
+                .map(Slot)
+                .collect(),
             offline: world.control.offline.borrow().iter().copied().map(Slot).collect(),
         };
         let verdict = match judge(&current, &name_of(leads.get()), &reports, &wishes, LOSS_AFTER) {
@@ -245,7 +264,7 @@ pub(super) async fn leader(world: Shared, mut random: StdRng) {
             Verdict::Resign => leads.set(any(&mut random)),
             Verdict::Decide(next) => {
                 if random.random_bool(0.3) {
-                    pause(&mut random, 600).await;
+                    pause(&mut random, DECIDED_WITHIN.as_millis() as u64).await;
                 }
                 let unchanged = world.control.current().generation == current.generation;
                 if unchanged {
@@ -280,6 +299,46 @@ async fn take_offline(world: &Shared, slot: Slot, random: &mut StdRng) {
     world.control.offline.borrow_mut().insert(slot.0);
     pause(random, 3000).await;
     world.control.offline.borrow_mut().remove(&slot.0);
+}
+
+/// Takes members away for so long that they would be lost, and says before that it will: watches wait for them.
+pub(super) async fn maintainer(world: Shared, mut random: StdRng) {
+    while world.writing.get() {
+        pause(&mut random, 3000).await;
+        let Some(slot) = world.control.any_member(&mut random) else {
+            continue;
+        };
+        let away = |world: &Shared| {
+            world
+                .control
+                .current()
+                .member(slot)
+                .is_none_or(|m| m.state.end().is_some())
+        };
+        world.control.held_back.borrow_mut().insert(slot.0);
+        // What was decided before it was said may still be on its way.
+        tokio::time::sleep(DECIDED_WITHIN).await;
+        if !away(&world) {
+            let wanted_offline = world.settings.offline;
+            let faults = world.faults.borrow().clone();
+            let of_slot = || faults.iter().map(|replica| &replica[usize::from(slot.0)]);
+            of_slot().for_each(|faults| faults.outage(Outage::Down));
+            tokio::time::sleep(LOSS_AFTER).await;
+            pause(&mut random, 2000).await;
+            let is_lost = matches!(
+                world.control.current().member(slot).map(|member| member.state),
+                Some(MemberState::Lost { .. })
+            );
+            assert!(
+                !is_lost || wanted_offline,
+                "who is under maintenance is not declared lost"
+            );
+            of_slot().for_each(|faults| faults.outage(Outage::None));
+            // Everybody reaches it again before it may be lost.
+            tokio::time::sleep(LOSS_AFTER).await;
+        }
+        world.control.held_back.borrow_mut().remove(&slot.0);
+    }
 }
 
 /// Lets clusters join and leave, and takes them offline.

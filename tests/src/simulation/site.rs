@@ -6,7 +6,7 @@
 use super::truth::{RawLog, record_log};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use outrigger_storage::backend::embedded::EmbeddedBackend;
+use outrigger_storage::backend::embedded::{EmbeddedBackend, EmbeddedOptions};
 use outrigger_storage::backend::{
     Backend, BackendError, BackendStatus, Revision, Txn, TxnResponse, WatchRequest, WatchStream,
 };
@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What stands there now.
 #[derive(Debug)]
@@ -35,16 +36,22 @@ pub(super) struct Life {
     /// What is at or below this revision it has from the life before.
     pub(super) from: Revision,
     id: u64,
+    quota_bytes: u64,
 }
 
 impl Life {
-    /// The first.
-    pub(super) fn first(store: EmbeddedBackend) -> Self {
+    /// The first. `quota_bytes`: 0: it has none.
+    pub(super) fn first(quota_bytes: u64) -> Self {
+        let options = EmbeddedOptions {
+            quota_bytes,
+            ..EmbeddedOptions::default()
+        };
         Self {
-            store: Arc::new(store),
+            store: Arc::new(EmbeddedBackend::in_memory_with(options)),
             log: Rc::default(),
             from: 0,
             id: 1,
+            quota_bytes,
         }
     }
 
@@ -54,7 +61,7 @@ impl Life {
         let Some((store, from)) = backup else {
             return Self {
                 id,
-                ..Self::first(EmbeddedBackend::in_memory())
+                ..Self::first(self.quota_bytes)
             };
         };
         let log = self.log.borrow().up_to(from);
@@ -63,6 +70,7 @@ impl Life {
             log: Rc::new(RefCell::new(log)),
             from,
             id,
+            quota_bytes: self.quota_bytes,
         }
     }
 
@@ -107,13 +115,16 @@ impl Site {
 pub(super) struct Line {
     site: Arc<Site>,
     met: Mutex<Option<u64>>,
+    /// Puts that did not fit.
+    no_space: Arc<AtomicU64>,
 }
 
 impl Line {
-    pub(super) fn new(site: &Arc<Site>) -> Arc<Self> {
+    pub(super) fn new(site: &Arc<Site>, no_space: &Arc<AtomicU64>) -> Arc<Self> {
         Arc::new(Self {
             site: site.clone(),
             met: Mutex::default(),
+            no_space: no_space.clone(),
         })
     }
 
@@ -135,7 +146,14 @@ impl Line {
 
 impl Backend for Line {
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnResponse, BackendError>> {
-        async move { self.store()?.txn(txn).await }.boxed()
+        async move {
+            let answer = self.store()?.txn(txn).await;
+            if answer == Err(BackendError::NoSpace) {
+                self.no_space.fetch_add(1, Ordering::Relaxed);
+            }
+            answer
+        }
+        .boxed()
     }
 
     fn watch(&self, request: WatchRequest) -> BoxFuture<'_, Result<WatchStream, BackendError>> {

@@ -2,11 +2,11 @@
 
 use super::Settings;
 use super::control::{Control, Reported, agent, reporter};
+use super::hoarder::QUOTA_BYTES;
 use super::impostor::{Busy, LatePlacements, Published};
 use super::restores::Restored;
 use super::site::{Life, Line, Site};
 use crate::history::{History, Nanos, ObjectName};
-use outrigger_storage::backend::embedded::EmbeddedBackend;
 use outrigger_storage::federated::{Extent, Member, Routing, Scope, Seen, StoreConfig};
 use outrigger_storage::key::{Key, Resource};
 use outrigger_storage::membership::MemberRecord;
@@ -18,6 +18,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -57,6 +58,10 @@ pub(super) struct World {
     /// Namespaces that were given up halfway, perhaps.
     pub(super) unreleased: RefCell<BTreeSet<String>>,
     pub(super) busy: Busy,
+    /// Puts that a backend had no room for.
+    pub(super) no_space: Arc<AtomicU64>,
+    /// How often a backend was full, and how often it had room again.
+    pub(super) filled: Cell<(usize, usize)>,
     pub(super) control: Control,
     /// Per replica, its connections to all backends.
     pub(super) connections: RefCell<Vec<Vec<Member>>>,
@@ -79,7 +84,7 @@ pub(super) async fn start_replica(world: &Shared, replica: usize, while_away: bo
     let mut networks = Vec::new();
     let decision = world.control.current();
     for (i, site) in world.sites.iter().enumerate() {
-        let (faulty, control) = FaultyBackend::new(Line::new(site), random.random());
+        let (faulty, control) = FaultyBackend::new(Line::new(site, &world.no_space), random.random());
         control.set(|s| {
             s.round_trip = settings.round_trip;
             s.jitter = settings.round_trip / 4;
@@ -119,6 +124,10 @@ pub(super) async fn start_replica(world: &Shared, replica: usize, while_away: bo
         config.retention = Duration::from_secs(1);
         config.compact_every = Duration::from_millis(700);
     }
+    if settings.fills {
+        // Sizes are looked at as often as that: much less than the last tenth is written meanwhile.
+        config.compact_every = Duration::from_millis(100);
+    }
     config.broken = settings.broken;
     if let Some(late_by) = settings.placements_late_by {
         let published = world.placements.borrow().published.clone();
@@ -154,7 +163,8 @@ pub(super) async fn start_replica(world: &Shared, replica: usize, while_away: bo
 
 impl World {
     pub(super) fn new(settings: Settings) -> Self {
-        let first = || vec![Life::first(EmbeddedBackend::in_memory())];
+        let quota_bytes = if settings.fills { QUOTA_BYTES } else { 0 };
+        let first = || vec![Life::first(quota_bytes)];
         let lives: Vec<_> = (0..settings.backends).map(|_| first()).collect();
         lives.iter().flatten().for_each(Life::record);
         Self {
@@ -168,6 +178,8 @@ impl World {
             placements: RefCell::default(),
             unreleased: RefCell::default(),
             busy: Busy::default(),
+            no_space: Arc::default(),
+            filled: Cell::default(),
             control: Control::new(settings.backends - settings.spares),
             connections: RefCell::default(),
             networks: RefCell::default(),
@@ -204,7 +216,7 @@ impl World {
         let member = &mut self.connections.borrow_mut()[replica][slot];
         if member.incarnation < record.incarnation {
             let network = &self.networks.borrow()[replica][slot];
-            member.backend = network.beside(Line::new(&self.sites[slot]));
+            member.backend = network.beside(Line::new(&self.sites[slot], &self.no_space));
             member.seen = self.records.borrow().get(&record.slot.0).copied();
             member.incarnation = record.incarnation;
         }
@@ -261,9 +273,14 @@ pub(super) fn any_namespace(random: &mut StdRng) -> String {
 }
 
 pub(super) fn sealed(tag: u64) -> SealedObject {
+    sealed_with(tag, 200)
+}
+
+/// One of about this size.
+pub(super) fn sealed_with(tag: u64, padding: usize) -> SealedObject {
     let value = serde_json::json!({
         "apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"uid": format!("{tag}")},
-        "spec": {"tag": tag, "padding": "x".repeat(200)},
+        "spec": {"tag": tag, "padding": "x".repeat(padding)},
     });
     let serde_json::Value::Object(map) = value else {
         unreachable!("an object")

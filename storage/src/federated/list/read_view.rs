@@ -277,7 +277,7 @@ impl Fleet {
             || members.missed_by_lists().next().is_some()
             || !holders.iter().all(|joined| joined.is_connected())
             // Of a member that was restored since then it would show what it holds now (seed 408).
-            || holders.iter().any(|joined| joined.was_left_out_at(closed) || members.returns(joined))
+            || holders.iter().any(|joined| joined.began_anew_since(closed) || members.check_begun(joined).is_err())
         {
             return None;
         }
