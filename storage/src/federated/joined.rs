@@ -3,6 +3,8 @@
 //! Writers of this state are the log (`feed.rs`) and the answers of calls; both only raise what is known. It does not
 //! know of other backends.
 
+pub(crate) mod same_store;
+
 use super::ring::Ring;
 use super::view::View;
 use super::{ClusterStatus, Member, Routing, Seen};
@@ -22,7 +24,6 @@ use crate::{Error, Object, ResourceVersion};
 use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,16 +52,6 @@ pub(crate) struct Joined {
     /// Set when the connection is given up: its tasks end.
     closing: AtomicBool,
     close: Signal,
-}
-
-/// Whose backend it is: the value of `identity`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Identity {
-    pub(crate) slot: u16,
-    pub(crate) uid: String,
-    pub(crate) fleet: String,
-    #[serde(default, skip_serializing_if = "crate::membership::is_zero")]
-    pub(crate) incarnation: u64,
 }
 
 /// What a backend's own key `members` says of itself.
@@ -251,21 +242,6 @@ impl Joined {
         self.member.slot
     }
 
-    /// How far it must be, by what was recorded outside of it and what was seen since.
-    pub(crate) fn must_be_at(&self) -> Option<Seen> {
-        let seen = self.state.lock().seen();
-        let recorded = self.member.seen;
-        let recorded = recorded.filter(|seen| seen.incarnation == self.member.incarnation);
-        match (recorded, seen) {
-            (Some(recorded), Some(seen)) => Some(Seen {
-                incarnation: seen.incarnation,
-                epoch: recorded.epoch.max(seen.epoch),
-                revision: recorded.revision.max(seen.revision),
-            }),
-            (recorded, seen) => recorded.or(seen),
-        }
-    }
-
     /// Changes the state and wakes whoever waits for changes.
     pub(crate) fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let result = change(&mut self.state.lock());
@@ -306,80 +282,6 @@ impl Joined {
             },
             other => self.unavailable(other),
         }
-    }
-
-    /// Refuses a backend that is older than it was. Before anything is written to it.
-    pub(crate) async fn check_not_restored(&self) -> Result<(), Error> {
-        if let Some(seen) = self.must_be_at().filter(|_| !self.is_credulous) {
-            let read = [Range::key(key::IDENTITY), Range::key(key::CLOCK)];
-            // Not `Joined::call`, which does not let such answers pass.
-            let answer = tokio::time::timeout(CALL_DEADLINE, self.member.backend.txn(Txn::read(read))).await;
-            let answer = answer
-                .map_err(|_| self.unavailable("no answer in time"))?
-                .map_err(|e| self.error(e))?;
-            let revision = answer.revision;
-            let mut values = answer.responses.into_iter().map(OpResponse::into_range);
-            let mut value = || values.next().and_then(|range| range.kvs.into_iter().next());
-            let (identity, clock) = (value(), value());
-            let epoch = clock.and_then(|kv| decode_epoch(&kv.value));
-            let (Some(identity), Some(epoch)) = (identity, epoch) else {
-                return Err(self.is_restored("it holds nothing of ours".to_owned(), seen));
-            };
-            if epoch < seen.epoch || revision < seen.revision {
-                let found = format!("it is at epoch {}, revision {revision}", epoch.0);
-                return Err(self.is_restored(found, seen));
-            }
-            // Accepted as it is, it may be further than it ever was.
-            let identity: Option<Identity> = serde_json::from_slice(&identity.value).ok();
-            if identity.is_some_and(|identity| identity.incarnation > self.member.incarnation) {
-                return Err(self.is_superseded());
-            }
-        }
-        let mut state = self.state.lock();
-        (state.restored, state.checked) = (false, true);
-        Ok(())
-    }
-
-    /// It was found older than it was.
-    pub(crate) fn is_restored(&self, found: String, seen: Seen) -> Error {
-        self.state.lock().restored = true;
-        Error::Restored {
-            cluster: self.member.name.clone(),
-            found,
-            seen: format!("epoch {}, revision {}", seen.epoch.0, seen.revision),
-        }
-    }
-
-    /// It is a later incarnation than this connection is for.
-    pub(crate) fn is_superseded(&self) -> Error {
-        self.state.lock().superseded = true;
-        self.unavailable("it was restored and accepted as it is, which this replica has not heard of yet")
-    }
-
-    /// Whether anything may be asked of it.
-    fn check_in_use(&self) -> Result<(), BackendError> {
-        let state = self.state.lock();
-        let cause = if self.closing.load(Ordering::SeqCst) {
-            "the connection to it was given up".to_owned()
-        } else if state.restored || state.superseded {
-            state.problem.clone().unwrap_or_default()
-        } else {
-            return Ok(());
-        };
-        Err(BackendError::Unavailable { cause, sent: false })
-    }
-
-    /// After a failure another store may answer.
-    async fn check_same_store(&self) -> Result<(), BackendError> {
-        self.check_in_use()?;
-        if self.state.lock().checked {
-            return Ok(());
-        }
-        let checked = self.check_not_restored().await;
-        checked.map_err(|error| BackendError::Unavailable {
-            cause: error.to_string(),
-            sent: false,
-        })
     }
 
     /// Carries out a transaction within [`CALL_DEADLINE`].
@@ -583,13 +485,6 @@ impl Joined {
         let state = self.state.lock();
         let mut gaps = state.own.gaps.iter();
         gaps.any(|gap| gap.objects && gap.holds(epoch))
-    }
-
-    /// Whether it began anew after this epoch, in a restore.
-    pub(crate) fn began_anew_since(&self, epoch: Epoch) -> bool {
-        let state = self.state.lock();
-        let mut gaps = state.own.gaps.iter();
-        gaps.any(|gap| gap.begins_anew() && gap.holds(epoch))
     }
 
     /// What this replica says of it.

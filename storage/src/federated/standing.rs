@@ -321,7 +321,7 @@ impl Fleet {
             return Standing::Impostor;
         }
         let (name, slot) = (&joined.member.name, joined.slot());
-        let (entry, generation, removed, verdict, is_older, is_restored) = {
+        let (entry, generation, removed, verdict, is_older, claimed) = {
             let state = joined.state.lock();
             let tenures = state.log.owners.tenures(domain);
             let Some(at) = tenures.iter().position(|held| Arc::ptr_eq(&held.tenure, tenure)) else {
@@ -343,10 +343,9 @@ impl Fleet {
                 .any(|before| before.tenure.has_counted() && before.generation() >= generation);
             // In a backup the key of a placement that is gone since may stand again. (Of those that went it is not asked.)
             let claimed = held.counts_from().map_or(Epoch(0), |from| from.epoch());
-            let mut gaps = state.own.gaps.iter();
-            let is_restored = entry.is_some() && gaps.any(|gap| gap.begins_anew() && gap.holds(claimed));
-            (entry, generation, held.removed_at, verdict, is_older, is_restored)
+            (entry, generation, held.removed_at, verdict, is_older, claimed)
         };
+        let is_restored = || entry.is_some() && joined.began_anew_since(claimed);
         if known.owns(name, slot, generation) {
             tenure.counts(placements);
             return Standing::Counts;
@@ -357,8 +356,9 @@ impl Fleet {
             }
             return Standing::Impostor;
         }
-        let has_owned =
-            || !is_older && !is_restored && self.config.placements.has_owned(domain, name, slot, generation);
+        let has_owned = || {
+            !is_older && !is_restored() && self.config.placements.has_owned(domain, name, slot, generation)
+        };
         if tenure.has_counted() || has_owned() {
             tenure.counts(placements);
             return Standing::Counts;

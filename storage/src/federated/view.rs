@@ -166,9 +166,8 @@ impl View {
     /// Whether it is back and does not take part yet: what was missed of it, it says when it is opened. Who was accepted
     /// after a restore may be connected before the members say so.
     pub(crate) fn returns(&self, joined: &Joined) -> bool {
-        let record = match self.record(joined) {
-            Some(record) => record,
-            None => return joined.member.incarnation > 0,
+        let Some(record) = self.record(joined) else {
+            return joined.member.incarnation > 0;
         };
         record.missed.is_some() && record.state.serves() && !self.is_open(joined)
     }

@@ -58,6 +58,8 @@ pub(super) struct World {
     /// Namespaces that were given up halfway, perhaps.
     pub(super) unreleased: RefCell<BTreeSet<String>>,
     pub(super) busy: Busy,
+    /// A replica has read the record, and not looked at the backends yet.
+    pub(super) starting: Cell<bool>,
     /// Puts that a backend had no room for.
     pub(super) no_space: Arc<AtomicU64>,
     /// How often a backend was full, and how often it had room again.
@@ -77,6 +79,7 @@ pub(super) struct World {
 pub(super) type Shared = Rc<World>;
 pub(super) async fn start_replica(world: &Shared, replica: usize, while_away: bool) {
     let settings = &world.settings;
+    world.starting.set(true);
     let seed = settings.seed.wrapping_mul(31).wrapping_add(replica as u64);
     let mut random = StdRng::seed_from_u64(seed);
     let mut members = Vec::new();
@@ -158,6 +161,7 @@ pub(super) async fn start_replica(world: &Shared, replica: usize, while_away: bo
         tokio::task::spawn_local(reporter(world.clone(), store.clone(), replica, random));
     }
     world.replicas.borrow_mut().push(store);
+    world.starting.set(false);
     world.faults.borrow_mut().push(faults);
 }
 
@@ -178,6 +182,7 @@ impl World {
             placements: RefCell::default(),
             unreleased: RefCell::default(),
             busy: Busy::default(),
+            starting: Cell::new(false),
             no_space: Arc::default(),
             filled: Cell::default(),
             control: Control::new(settings.backends - settings.spares),
