@@ -310,7 +310,9 @@ impl Joined {
 
     async fn send(&self, txn: Txn) -> Result<TxnResponse, BackendError> {
         let sent = Instant::now();
-        let known = self.state.lock().revision;
+        // By the record as well: whoever starts may read an owner key before it looks at the store (seed 918).
+        let recorded = self.must_be_at().map_or(0, |seen| seen.revision);
+        let known = self.state.lock().revision.max(recorded);
         let answer = tokio::time::timeout(CALL_DEADLINE, self.member.backend.txn(txn)).await;
         let response = match answer {
             Ok(answer) => answer?,
