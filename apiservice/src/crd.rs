@@ -13,6 +13,9 @@ pub const DISTRIBUTED_ANNOTATION: &str = "outrigger.dev/distributed";
 pub const RELEASE_ANNOTATION: &str = "outrigger.dev/release";
 /// `accepted`: the kind is taken over although admission of the cluster matches it.
 pub const WITHOUT_ADMISSION_ANNOTATION: &str = "outrigger.dev/without-admission";
+/// Of an APIService: the kinds behind it, with the generations of their CRDs. kube-aggregator asks what a group/version
+/// consists of when its APIService changes, and otherwise once a minute: then nobody would find a new kind for so long.
+pub(crate) const KINDS_ANNOTATION: &str = "outrigger.dev/kinds";
 /// Holds a CRD until our objects of its kind are deleted.
 pub const FINALIZER: &str = "outrigger.dev/objects";
 /// The condition of a CRD that says whether its kind is ours, and if not, why.
@@ -35,6 +38,14 @@ pub(crate) struct CrdSpec {
     scope: String,
     #[serde(default)]
     versions: Vec<CrdVersion>,
+    #[serde(default)]
+    conversion: CrdConversion,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct CrdConversion {
+    #[serde(default)]
+    strategy: String,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -76,10 +87,13 @@ pub(crate) struct Crd {
     pub(crate) name: String,
     pub(crate) uid: String,
     pub(crate) resource_version: String,
+    pub(crate) generation: i64,
     pub(crate) group: String,
     pub(crate) plural: String,
     pub(crate) kind: String,
     pub(crate) is_namespaced: bool,
+    /// Its versions differ in more than their names: somebody has to be asked.
+    pub(crate) is_converted: bool,
     pub(crate) versions: Vec<String>,
     pub(crate) served: Vec<String>,
     pub(crate) stored_versions: Vec<String>,
@@ -117,10 +131,12 @@ impl Crd {
             name: metadata.name.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
             resource_version: metadata.resource_version.clone().unwrap_or_default(),
+            generation: metadata.generation.unwrap_or_default(),
             group: spec.group.clone(),
             plural: spec.names.plural.clone(),
             kind: spec.names.kind.clone(),
             is_namespaced: spec.scope != "Cluster",
+            is_converted: spec.conversion.strategy == "Webhook" && spec.versions.len() > 1,
             versions: spec.versions.iter().map(|v| v.name.clone()).collect(),
             served: spec
                 .versions
@@ -178,6 +194,8 @@ pub(crate) struct ApiService {
     pub(crate) is_automanaged: bool,
     /// It bears our label.
     pub(crate) is_labelled: bool,
+    /// What it says of the kinds behind it.
+    pub(crate) kinds: String,
     pub(crate) service: Option<ServiceReference>,
     pub(crate) ca_bundle: Vec<u8>,
     pub(crate) skips_verification: bool,
@@ -191,6 +209,7 @@ impl ApiService {
     pub(crate) fn read(object: &APIService) -> Self {
         let spec = object.spec.clone().unwrap_or_default();
         let label = |key: &str| object.metadata.labels.as_ref().and_then(|l| l.get(key));
+        let annotations = object.metadata.annotations.as_ref();
         let conditions = object.status.as_ref().and_then(|s| s.conditions.as_deref());
         let available = conditions
             .unwrap_or_default()
@@ -204,6 +223,10 @@ impl ApiService {
             version: spec.version.unwrap_or_default(),
             is_automanaged: label(AUTOMANAGED_LABEL).is_some(),
             is_labelled: label(MANAGED_BY.0).is_some_and(|v| v == MANAGED_BY.1),
+            kinds: annotations
+                .and_then(|a| a.get(KINDS_ANNOTATION))
+                .cloned()
+                .unwrap_or_default(),
             service: spec.service.map(|s| ServiceReference {
                 namespace: s.namespace.unwrap_or_default(),
                 name: s.name.unwrap_or_default(),

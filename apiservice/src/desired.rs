@@ -5,13 +5,15 @@
 //! APIService is for a group/version as a whole, and a kind served in two places would be two kinds.
 
 use crate::condition::{Finding, POLICIES_NOT_ENFORCED};
-use crate::crd::{ApiService, Crd, FINALIZER, MANAGED_BY, Phase, api_service_name};
+use crate::crd::{ApiService, Crd, FINALIZER, KINDS_ANNOTATION, MANAGED_BY, Phase, api_service_name};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The priorities that kube-apiserver gives to the group/versions of CRDs. With the same ones the order of discovery, and
 /// with it what `kubectl get` takes, does not change by the move.
 pub(crate) const PRIORITIES: (i32, i32) = (1000, 100);
+/// The reason of a kind whose versions a webhook converts.
+const CONVERSION_NOT_SUPPORTED: &str = "ConversionNotSupported";
 /// So many names are listed in a message.
 const NAMES_SHOWN_MAX: usize = 5;
 
@@ -127,6 +129,21 @@ pub(crate) fn kinds(inputs: Inputs<'_>) -> Kinds {
         .collect()
 }
 
+/// The kinds of a group/version as its APIService tells them: `applications/3 open, widgets/1 closed`.
+pub(crate) fn kinds_of(inputs: Inputs<'_>, api_service: &str) -> String {
+    let kinds = kinds(inputs);
+    let told = inputs.crds.values().filter_map(|crd| {
+        let state = match kinds.get(&crd.name)? {
+            KindState::Closed => "closed",
+            KindState::Open => "open",
+            KindState::Terminating => "terminating",
+        };
+        let is_there = crd.api_services().any(|name| name == api_service);
+        is_there.then(|| format!("{}/{} {state}", crd.plural, crd.generation))
+    });
+    told.collect::<Vec<_>>().join(", ")
+}
+
 /// Decides.
 pub(crate) fn plan(inputs: Inputs<'_>) -> Plan {
     let mut plan = Plan {
@@ -205,6 +222,9 @@ fn held(inputs: Inputs<'_>, crd: &Crd, still_wanted: &str) -> Verdict {
     if crd.is_deleting {
         return Verdict::Remove;
     }
+    if crd.is_wanted && crd.is_converted {
+        return Verdict::Hold(Some(Finding::yes(CONVERSION_NOT_SUPPORTED, not_converted())));
+    }
     if crd.is_wanted {
         let matched = inputs
             .matched
@@ -241,6 +261,9 @@ fn obstacle(inputs: Inputs<'_>, crd: &Crd, unwanted: &str) -> Option<Finding> {
             "The CustomResourceDefinition is not Established; see its other conditions",
         ));
     }
+    if crd.is_converted {
+        return Some(Finding::no(CONVERSION_NOT_SUPPORTED, not_converted()));
+    }
     if !unwanted.is_empty() {
         return Some(Finding::no(
             "NotAllAnnotated",
@@ -268,6 +291,12 @@ fn obstacle(inputs: Inputs<'_>, crd: &Crd, unwanted: &str) -> Option<Finding> {
         }
         _ => None,
     }
+}
+
+fn not_converted() -> String {
+    "Its versions are converted by a webhook, which Outrigger does not call: objects would be shown in the other versions as \
+     they are stored. Keep one version, or use the strategy None"
+        .to_owned()
 }
 
 fn not_enforced(matched: &[String]) -> String {
@@ -339,11 +368,16 @@ pub(crate) fn api_service(
     version: &str,
     service: &ServiceReference,
     bundle_base64: &Value,
+    kinds: &str,
 ) -> Value {
     json!({
         "apiVersion": "apiregistration.k8s.io/v1",
         "kind": "APIService",
-        "metadata": {"name": api_service_name(group, version), "labels": {MANAGED_BY.0: MANAGED_BY.1}},
+        "metadata": {
+            "name": api_service_name(group, version),
+            "labels": {MANAGED_BY.0: MANAGED_BY.1},
+            "annotations": {KINDS_ANNOTATION: kinds},
+        },
         "spec": {
             "group": group, "version": version,
             "groupPriorityMinimum": PRIORITIES.0, "versionPriority": PRIORITIES.1,
@@ -354,11 +388,17 @@ pub(crate) fn api_service(
 }
 
 /// Whether an APIService is as [`api_service`] says.
-pub(crate) fn is_as_desired(found: &ApiService, service: &ServiceReference, bundle: &[u8]) -> bool {
+pub(crate) fn is_as_desired(
+    found: &ApiService,
+    service: &ServiceReference,
+    bundle: &[u8],
+    kinds: &str,
+) -> bool {
     !found.is_automanaged
         && found.is_labelled
         && found.service.as_ref() == Some(service)
         && found.ca_bundle == bundle
+        && found.kinds == kinds
         && !found.skips_verification
         && found.priorities == PRIORITIES
 }

@@ -2,7 +2,7 @@
 
 use super::kubectl::application;
 use super::member::Member;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const OTHER_CRD: &str = "apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
@@ -70,7 +70,8 @@ async fn a_crd_that_is_deleted_takes_its_objects_along() {
     assert_eq!(member.forbidden(), []);
 }
 
-/// Whoever watches a kind while it comes to us would hear nothing any more, and would not know.
+/// Whoever watches a kind while it comes to us would hear nothing any more, and would not know; who looks for a new one
+/// finds it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watches_end_when_their_kind_comes() {
     let member = Member::start(1).await;
@@ -92,5 +93,20 @@ async fn watches_end_when_their_kind_comes() {
     // The names are those of the specification again.
     let names = ["get", crd, "-o", "jsonpath={.status.acceptedNames.categories}"];
     let _ = kubectl.eventually(&names, str::is_empty);
+
+    // A second kind of the group: kube-apiserver asks for the kinds of a group once a minute, unless it is told.
+    let second = OTHER_CRD.replace("bucket", "shelf").replace("Bucket", "Shelf");
+    let _ = kubectl.ok_with(&["apply", "-f", "-"], &second);
+    let of_second = "crd/shelfs.data.example.com";
+    let _ = kubectl.ok(&["wait", "--for=condition=Distributed", "--timeout=120s", of_second]);
+    let began = Instant::now();
+    let _ = kubectl.eventually(&["get", "shelfs", "-A"], |said| {
+        said.contains("No resources found")
+    });
+    let _ = kubectl.ok(&["delete", of_second]);
+    let _ = kubectl.eventually(&["api-resources", "--api-group=data.example.com"], |said| {
+        said.contains("buckets") && !said.contains("shelfs")
+    });
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     assert_eq!(member.forbidden(), []);
 }

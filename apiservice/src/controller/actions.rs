@@ -4,7 +4,7 @@ use super::Worker;
 use crate::FIELD_MANAGER;
 use crate::admission::{Admission, Binding, Policy, WebhookConfiguration};
 use crate::condition::{self, Condition, Finding};
-use crate::crd::{AUTOMANAGED_LABEL, ApiService, Crd, MANAGED_BY, crd_resource};
+use crate::crd::{AUTOMANAGED_LABEL, ApiService, Crd, KINDS_ANNOTATION, MANAGED_BY, crd_resource};
 use crate::desired::{self, PRIORITIES};
 use crate::guard;
 use k8s_openapi::ByteString;
@@ -321,10 +321,11 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Worker<B> {
         group: &str,
         version: &str,
         found: Option<&ApiService>,
+        kinds: &str,
     ) -> Result<()> {
         let bundle = ByteString((*self.config.bundle.borrow()).as_ref().as_ref().to_vec());
         let bundle = serde_json::to_value(bundle).unwrap_or_default();
-        let object = desired::api_service(group, version, &self.config.service, &bundle);
+        let object = desired::api_service(group, version, &self.config.service, &bundle, kinds);
         let needs_removal = found.filter(|a| a.is_automanaged || a.skips_verification);
         let Some(found) = needs_removal else {
             let resource = resource("apiregistration.k8s.io", "v1", "APIService", "apiservices");
@@ -345,6 +346,7 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Worker<B> {
             "metadata": {
                 "resourceVersion": found.resource_version,
                 "labels": {AUTOMANAGED_LABEL: "true", MANAGED_BY.0: null},
+                "annotations": {KINDS_ANNOTATION: null},
             },
             "spec": {
                 "service": null, "caBundle": null, "insecureSkipTLSVerify": null,

@@ -4,7 +4,7 @@ use super::Worker;
 use super::actions::ActionError;
 use crate::condition::{Finding, OBJECTS_EXIST};
 use crate::crd::{Crd, Phase, RELEASING, SWITCHING, api_service_name};
-use crate::desired::{Registration, Verdict, is_as_desired, plan};
+use crate::desired::{Registration, Verdict, is_as_desired, kinds_of, plan};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,10 +80,11 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Worker<B> {
 
     async fn set_registration(&self, name: &str, registration: Registration, bundle: &[u8]) -> Result<()> {
         let found = self.api_services.known.get(name);
+        let kinds = kinds_of(self.inputs(bundle, &Matched::new()), name);
         match (registration, found) {
-            (Registration::Ours, Some(a)) if is_as_desired(a, &self.config.service, bundle) => Ok(()),
+            (Registration::Ours, Some(a)) if is_as_desired(a, &self.config.service, bundle, &kinds) => Ok(()),
             (Registration::Ours, found) => match name.split_once('.') {
-                Some((version, group)) => self.register(group, version, found).await,
+                Some((version, group)) => self.register(group, version, found, &kinds).await,
                 None => Ok(()),
             },
             (Registration::Local, Some(a)) => self.unregister(a).await,

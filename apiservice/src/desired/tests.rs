@@ -20,10 +20,12 @@ pub(crate) fn crd(plural: &str, versions: &[&str]) -> Crd {
         name: format!("{plural}.example.com"),
         uid: "uid".to_owned(),
         resource_version: "1".to_owned(),
+        generation: 1,
         group: "example.com".to_owned(),
         plural: plural.to_owned(),
         kind: plural.to_owned(),
         is_namespaced: true,
+        is_converted: false,
         served: versions.clone(),
         stored_versions: versions.first().cloned().into_iter().collect(),
         versions,
@@ -62,6 +64,7 @@ fn local(version: &str) -> ApiService {
         version: version.to_owned(),
         is_automanaged: true,
         is_labelled: false,
+        kinds: String::new(),
         service: None,
         ca_bundle: Vec::new(),
         skips_verification: false,
@@ -213,6 +216,27 @@ fn what_is_in_the_way_is_said() {
         &[others("v1")],
         "ServedByOthers",
         "",
+    );
+    let converted = |crd| Crd {
+        is_converted: true,
+        ..crd
+    };
+    let conversion = "ConversionNotSupported";
+    check(
+        "a webhook",
+        &[converted(wanted("apps", &["v1", "v2"]))],
+        &[local("v1")],
+        conversion,
+        "",
+    );
+    let held = [converted(distributed("apps", &["v1", "v2"]))];
+    let theirs = [ours("v1"), ours("v2")];
+    check(
+        "a webhook later",
+        &held,
+        &theirs,
+        "hold ConversionNotSupported",
+        "v1 Ours, v2 Ours",
     );
     check_with(
         "no authority",
@@ -421,11 +445,34 @@ fn a_kind_takes_writes_only_when_it_is_ours_for_good() {
 }
 
 #[test]
+fn an_api_service_tells_the_kinds_behind_it() {
+    let dbs = Crd {
+        generation: 3,
+        ..distributed("dbs", &["v1", "v2"])
+    };
+    let crds = [wanted("apps", &["v1"]), dbs, crd("others", &["v1"])];
+    let crds: BTreeMap<String, Crd> = crds.into_iter().map(|c| (c.name.clone(), c)).collect();
+    let check = |version: &str, expect: &str| {
+        let inputs = Inputs {
+            crds: &crds,
+            api_services: &BTreeMap::new(),
+            service: &service(),
+            bundle: BUNDLE,
+            matched: &BTreeMap::new(),
+        };
+        assert_eq!(kinds_of(inputs, &format!("{version}.example.com")), expect);
+    };
+    check("v1", "apps/1 closed, dbs/3 open");
+    check("v2", "dbs/3 open");
+    check("v3", "");
+}
+
+#[test]
 fn an_api_service_is_right_in_every_field_that_matters() {
     let check = |name: &str, change: &dyn Fn(&mut ApiService), expect: bool| {
         let mut found = ours("v1");
         change(&mut found);
-        assert_eq!(is_as_desired(&found, &service(), BUNDLE), expect, "{name}");
+        assert_eq!(is_as_desired(&found, &service(), BUNDLE, ""), expect, "{name}");
     };
     check("as applied", &|_| {}, true);
     check(
@@ -442,6 +489,7 @@ fn an_api_service_is_right_in_every_field_that_matters() {
     check("an old bundle", &|a| a.ca_bundle.clear(), false);
     check("unverified", &|a| a.skips_verification = true, false);
     check("another order", &|a| a.priorities.1 = 10, false);
+    check("other kinds", &|a| a.kinds = "apps/1 open".to_owned(), false);
     check("not available", &|a| a.is_available = false, true);
 }
 
