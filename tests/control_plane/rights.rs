@@ -2,7 +2,8 @@
 
 use super::kubectl::application;
 use super::member::Member;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 const OTHER_CRD: &str = "apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition

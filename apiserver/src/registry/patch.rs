@@ -147,9 +147,22 @@ fn merge(value: &mut Value, patch: &Map<String, Value>) {
             }
             Value::Object(inner) => merge(object.entry(key.as_str()).or_insert(Value::Null), inner),
             other => {
-                object.insert(key.clone(), other.clone());
+                object.insert(key.clone(), without_nulls(other));
             }
         }
+    }
+}
+
+/// A list of a merge patch as kube-apiserver stores it: fields that are null go there too, elements that are null stay.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => items.iter().map(without_nulls).collect(),
+        Value::Object(fields) => {
+            let set = fields.iter().filter(|(_, value)| !value.is_null());
+            set.map(|(key, value)| (key.clone(), without_nulls(value)))
+                .collect()
+        }
+        other => other.clone(),
     }
 }
 
@@ -172,6 +185,10 @@ mod tests {
         check(
             json!({"d": null, "e": {"f": null, "g": 1}}),
             Ok(json!({"a": {"b": 1, "c": [1, 2, 3]}, "e": {"g": 1}})),
+        );
+        check(
+            json!({"a": {"c": [[{"q": null}, {"r": {"s": null, "t": [null]}}], null]}}),
+            Ok(json!({"a": {"b": 1, "c": [[{}, {"r": {"t": [null]}}], null]}, "d": "x"})),
         );
         check(
             json!({"a": {"c": []}}),

@@ -420,6 +420,22 @@ fn watches_in_json() {
 }
 
 #[test]
+fn the_end_of_initial_events_is_told_without_objects_too() {
+    let representation = Representation {
+        stream: true,
+        ..representation(MediaType::Json, Target::Table(MetaVersion::V1))
+    };
+    let mut encoder = ObjectEncoder::new(&representation, &definition(), IncludeObject::None, now());
+    let mut bookmark = |is_end| {
+        let frame = encoder.watch_bookmark(ResourceVersion::cut(Epoch(5)), is_end);
+        let frame: Value = serde_json::from_slice(&frame.expect("encoded")).expect("JSON");
+        frame["object"]["rows"][0]["object"]["metadata"]["annotations"].clone()
+    };
+    assert_eq!(bookmark(true), json!({"k8s.io/initial-events-end": "true"}));
+    assert_eq!(bookmark(false), Value::Null);
+}
+
+#[test]
 fn watches_in_protobuf() {
     let representation = Representation {
         stream: true,

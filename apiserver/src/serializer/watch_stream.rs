@@ -1,7 +1,7 @@
 //! Watch events as frames: a line of JSON each, or protobuf with its length in front. Frames that look the same for
 //! several watchers are encoded once.
 
-use super::{MediaType, ObjectEncoder, Source, Target, protobuf};
+use super::{IncludeObject, MediaType, ObjectEncoder, Source, Target, protobuf};
 use crate::status::ApiError;
 use bytes::Bytes;
 use outrigger_storage::{EventKind, Object, ObjectEvent, ResourceVersion};
@@ -57,7 +57,14 @@ impl ObjectEncoder {
         bookmark.insert("apiVersion".to_owned(), self.definition.api_version().into());
         bookmark.insert("kind".to_owned(), self.definition.kind.as_str().into());
         bookmark.insert("metadata".to_owned(), metadata);
-        self.frame("BOOKMARK", Source::Value(&bookmark))
+        let include = self.include;
+        if initial_events_end && include == IncludeObject::None {
+            // Its row would be without the annotation, and the client would wait for ever; kube-apiserver writes it too.
+            self.include = IncludeObject::Metadata;
+        }
+        let frame = self.frame("BOOKMARK", Source::Value(&bookmark));
+        self.include = include;
+        frame
     }
 
     /// The frame of the error that ends the watch.

@@ -80,7 +80,12 @@ impl Fleet {
         };
         let share = self.list_budget.reserve(&scope.extent, parts).await?;
         let start = match &options.version {
-            ListVersion::Continue(token) => Some((token.namespace.clone(), token.name.clone())),
+            // As in kube-apiserver, a token says where to go on below the list's own prefix: one of another namespace does not
+            // make this one look empty.
+            ListVersion::Continue(token) => match &scope.extent {
+                Extent::Namespace(namespace) => Some((namespace.to_string(), token.name.clone())),
+                _ => Some((token.namespace.clone(), token.name.clone())),
+            },
             _ => None,
         };
         let plan = PagerPlan {
