@@ -2,7 +2,7 @@
 
 use super::Network;
 use super::world::{Placement, Shared, any_namespace, any_object, key_of, pause, scope, sealed, tag_of};
-use crate::history::{Delivered, Get, List, Nanos, Watch, Write, WriteKind, WriteResult};
+use crate::history::{Delivered, Get, List, Nanos, Watch, WriteKind, WriteResult};
 use outrigger_storage::federated::{Claim, ListOptions, ListVersion, WatchStart};
 use outrigger_storage::key::Domain;
 use outrigger_storage::testing::faulty_backend::{Faults, Outage};
@@ -42,22 +42,10 @@ pub(super) async fn writer(world: Shared, mut random: StdRng) {
             ),
             Err(_) => continue,
         };
-        let time = (began, world.now());
+        world.wrote((kind, object, tag), began, &result);
         if let Err(Error::Unplaced(name)) = &result {
             place(&world, &store, name, &mut random).await;
         }
-        let result = match result {
-            Ok(stored) => WriteResult::Acknowledged(stored.resource_version()),
-            Err(error @ Error::UnknownOutcome { .. }) => WriteResult::Unknown(error.to_string()),
-            Err(error) => WriteResult::Refused(error.to_string()),
-        };
-        world.history.borrow_mut().writes.push(Write {
-            kind,
-            object,
-            tag,
-            time,
-            result,
-        });
     }
 }
 
@@ -146,7 +134,7 @@ pub(super) async fn empty_and_release(
             for object in batch.objects {
                 let began = world.now();
                 let result = store.delete(&object).await;
-                record_delete(world, &object, began, result);
+                record_delete(world, &object, began, &result);
             }
         }
     }
@@ -190,21 +178,9 @@ pub(super) async fn finisher(world: Shared, mut random: StdRng) {
     }
 }
 
-pub(super) fn record_delete(world: &Shared, object: &Object, began: Nanos, result: Result<Object, Error>) {
-    let result = match result {
-        Ok(stored) => WriteResult::Acknowledged(stored.resource_version()),
-        Err(error @ Error::UnknownOutcome { .. }) => WriteResult::Unknown(error.to_string()),
-        Err(error) => WriteResult::Refused(error.to_string()),
-    };
+pub(super) fn record_delete(world: &Shared, object: &Object, began: Nanos, result: &Result<Object, Error>) {
     let name = (object.namespace().to_owned(), object.name().to_owned());
-    let time = (began, world.now());
-    world.history.borrow_mut().writes.push(Write {
-        kind: WriteKind::Delete,
-        object: name,
-        tag: tag_of(object),
-        time,
-        result,
-    });
+    world.wrote((WriteKind::Delete, name, tag_of(object)), began, result);
 }
 
 pub(super) async fn reader(world: Shared, mut random: StdRng) {

@@ -401,16 +401,7 @@ async fn leave(world: &Shared, slot: Slot, random: &mut StdRng) {
             break;
         }
         pause(random, 300).await;
-        let here: Vec<_> = {
-            let placements = world.placements.borrow();
-            let here = placements
-                .by_name
-                .iter()
-                .filter(|(_, placement)| placement.slot == slot);
-            here.map(|(name, placement)| (name.clone(), placement.clone()))
-                .collect()
-        };
-        for (namespace, placement) in here {
+        for (namespace, placement) in world.placed_on(slot) {
             empty_and_release(world, &world.store(random), &namespace, &placement).await;
         }
         if let Ok(Some(last)) = world.store(random).verify_owns_nothing(slot).await {

@@ -3,7 +3,7 @@
 
 use super::actors::{place, record_delete};
 use super::world::{Shared, any_namespace, key_of, pause, sealed_with};
-use crate::history::{Write, WriteKind, WriteResult};
+use crate::history::WriteKind;
 use outrigger_storage::{Error, Object};
 use rand::rngs::StdRng;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub(super) async fn hoarder(world: Shared, mut random: StdRng) {
         for object in hoard {
             let began = world.now();
             let result = world.store(&mut random).delete(&object).await;
-            record_delete(&world, &object, began, result);
+            record_delete(&world, &object, began, &result);
         }
         if is_full {
             let (full, room) = world.filled.get();
@@ -65,18 +65,6 @@ async fn create(world: &Shared, namespace: &str, random: &mut StdRng) -> Result<
         .store(random)
         .create(&key_of(&object), &sealed_with(tag, OBJECT_BYTES))
         .await;
-    let result = match &created {
-        Ok(stored) => WriteResult::Acknowledged(stored.resource_version()),
-        Err(error @ Error::UnknownOutcome { .. }) => WriteResult::Unknown(error.to_string()),
-        Err(error) => WriteResult::Refused(error.to_string()),
-    };
-    let (kind, time) = (WriteKind::Create, (began, world.now()));
-    world.history.borrow_mut().writes.push(Write {
-        kind,
-        object,
-        tag,
-        time,
-        result,
-    });
+    world.wrote((WriteKind::Create, object, tag), began, &created);
     created
 }

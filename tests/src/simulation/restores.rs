@@ -238,17 +238,8 @@ async fn accept(world: &Shared, slot: Slot, random: &mut StdRng) {
         tokio::time::sleep(MOMENT).await;
     }
     let generation = world.control.current().generation;
-    let placed: Vec<_> = {
-        let placements = world.placements.borrow();
-        let here = placements
-            .by_name
-            .iter()
-            .filter(|(_, placement)| placement.slot == slot);
-        here.map(|(name, placement)| (name.clone(), placement.clone()))
-            .collect()
-    };
     let (mut missing, mut known) = (Vec::new(), Vec::new());
-    for (name, placement) in placed {
+    for (name, placement) in world.placed_on(slot) {
         match owner_generation(world, slot, &name).await {
             Some(generation) if generation == placement.generation => known.push(name),
             _ => missing.push((name, placement)),

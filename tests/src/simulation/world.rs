@@ -6,12 +6,12 @@ use super::hoarder::QUOTA_BYTES;
 use super::impostor::{Busy, LatePlacements, Published};
 use super::restores::Restored;
 use super::site::{Life, Line, Site};
-use crate::history::{History, Nanos, ObjectName};
+use crate::history::{History, Nanos, ObjectName, Write, WriteKind, WriteResult};
 use outrigger_storage::federated::{Extent, Member, Routing, Scope, Seen, StoreConfig};
 use outrigger_storage::key::{Key, Resource};
 use outrigger_storage::membership::MemberRecord;
 use outrigger_storage::testing::faulty_backend::{Faults, FaultyBackend, Outage};
-use outrigger_storage::{FederatedStore, Object, SealedObject, Slot};
+use outrigger_storage::{Error, FederatedStore, Object, SealedObject, Slot};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::cell::{Cell, RefCell};
@@ -243,6 +243,39 @@ impl World {
         let placements = self.placements.borrow();
         let placement = placements.by_name.get(namespace);
         placement.is_some_and(|placement| draining.contains(&placement.slot.0))
+    }
+
+    /// The namespaces that are placed on this backend.
+    pub(super) fn placed_on(&self, slot: Slot) -> Vec<(String, Placement)> {
+        let placements = self.placements.borrow();
+        let here = placements
+            .by_name
+            .iter()
+            .filter(|(_, placement)| placement.slot == slot);
+        here.map(|(name, placement)| (name.clone(), placement.clone()))
+            .collect()
+    }
+
+    /// Writes down how a write has ended, now.
+    pub(super) fn wrote(
+        &self,
+        (kind, object, tag): (WriteKind, ObjectName, u64),
+        began: Nanos,
+        result: &Result<Object, Error>,
+    ) {
+        let result = match result {
+            Ok(stored) => WriteResult::Acknowledged(stored.resource_version()),
+            Err(error @ Error::UnknownOutcome { .. }) => WriteResult::Unknown(error.to_string()),
+            Err(error) => WriteResult::Refused(error.to_string()),
+        };
+        let time = (began, self.now());
+        self.history.borrow_mut().writes.push(Write {
+            kind,
+            object,
+            tag,
+            time,
+            result,
+        });
     }
 
     pub(super) fn tag(&self) -> u64 {
